@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes or brings up to date the environment in $1. A sound one is reused; a broken one is made anew.
+set -euo pipefail
+venv="$1"
+
+usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] < (3, 11))' >/dev/null 2>&1; }
+
+if ! usable "$venv/bin/python"; then
+  base=""
+  for name in python3.11 python3 python3.12 python3.13; do
+    if usable "$name"; then base="$name"; break; fi
+  done
+  if [ -z "$base" ]; then
+    echo "No usable Python: need 3.11 or newer with venv and ensurepip; 'python3' here is" \
+      "$(python3 --version 2>&1 || echo missing)." >&2
+    echo "On Debian 12:  apt-get install -y python3.11 python3.11-venv" >&2
+    exit 1
+  fi
+  echo "Making $venv with $("$base" --version) ..."
+  "$base" -m venv --clear "$venv"
+fi
+
+echo "Installing the project and what it needs into $venv (about 6 GB the first time; minutes) ..."
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+  --constraint constraints.txt --editable '.[sim,train,jpeg,dev]'
+echo "Environment ready: $("$venv/bin/python" --version), torch" \
+  "$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("torch"))')."
