@@ -20,8 +20,17 @@ if ! usable "$venv/bin/python"; then
   "$base" -m venv --clear "$venv"
 fi
 
-echo "Installing the project and what it needs into $venv (about 6 GB the first time; minutes) ..."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
-  --constraint constraints.txt --editable '.[sim,train,jpeg,dev]'
+echo "Installing the project and what it needs into $venv (about 6 GB and some minutes the first time) ..."
+log="$venv/install.log"
+pip=("$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off
+  --constraint constraints.txt --editable '.[sim,train,jpeg,dev]')
+if ! "${pip[@]}" 2>"$log.errors" | tee "$log" | awk '
+    /^Collecting /           { n++; printf "." ; fflush() }
+    /^Installing collected/  { printf " %d packages found, unpacking ...", n; fflush() }
+    END                      { if (n) print "" }'; then
+  echo "pip could not install the project; its last words ($log has the rest):" >&2
+  grep -v 'is ignored: it is neither' "$log.errors" | tail -n 20 >&2
+  exit 1
+fi
 echo "Environment ready: $("$venv/bin/python" --version), torch" \
   "$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("torch"))')."
