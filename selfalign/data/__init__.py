@@ -1,0 +1,1 @@
+"""Robot specs, observations, normalisation, recorded play and the transitions cut from it."""

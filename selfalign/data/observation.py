@@ -1,0 +1,167 @@
+"""What the robot senses at one instant, its check against the robot spec, and its images.
+
+Shape key: n frames, N cameras of the model, H rows, W columns, S side of the model's image, D state.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selfalign.data.spec import Camera, RobotSpec
+from selfalign.errors import ObservationError
+
+__all__ = [
+    "Observation",
+    "ObservationError",
+    "check_observation",
+    "encode_frames",
+    "encode_images",
+    "resize_with_pad",
+]
+
+MAX_INSTRUCTION_CHARS = 1024
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the robot senses at one instant.
+
+    Attributes:
+        images: RGB image `[H, W, 3]` uint8 by camera name.
+        state: proprioception `[D]` float32 in the units of the robot spec.
+        instruction: what the robot is asked to do, in words.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    instruction: str = field(default="")
+
+
+def check_observation(observation: Observation, spec: RobotSpec) -> None:
+    """Check an observation against the spec of the robot that sent it.
+
+    Raises:
+        ObservationError: naming the first wrong field, its value and what was expected.
+    """
+    _check_cameras(observation.images, spec)
+    for camera in spec.cameras:
+        _check_image(observation.images[camera.name], camera)
+    _check_state(observation.state, spec)
+    _check_instruction(observation.instruction)
+
+
+def resize_with_pad(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Fit an image `[H, W, 3]` into `[size, size, 3]`: bilinear, centred, black borders.
+
+    Aspect ratio is kept. An image that already has the size is returned as it is, not copied.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    scale = size / max(height, width)
+    new_height, new_width = max(1, int(height * scale)), max(1, int(width * scale))
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    canvas = np.zeros((size, size, 3), dtype=np.uint8)
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    canvas[top : top + new_height, left : left + new_width] = np.asarray(resized)
+    return canvas
+
+
+def encode_images(
+    observation: Observation, spec: RobotSpec, size: int, max_cameras: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Encode the images of one checked observation as the policy takes them.
+
+    Returns:
+        Images `[N, 3, S, S]` float32 in [-1, 1], N = `max_cameras`, in the order of
+        `spec.cameras`, and the mask `[N]` of slots that hold a camera (others are black).
+
+    Raises:
+        ObservationError: the spec has more cameras than the policy takes.
+    """
+    one_frame = {name: image[None] for name, image in observation.images.items()}
+    images, mask = encode_frames(one_frame, spec, size, max_cameras)
+    return images[0], mask
+
+
+def encode_frames(
+    frames: Mapping[str, NDArray[np.uint8]], spec: RobotSpec, size: int, max_cameras: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Encode n consecutive frames `[n, H, W, 3]` of each camera, as `encode_images` does for one.
+
+    Returns:
+        Images `[n, N, 3, S, S]` float32 in [-1, 1] and the mask `[N]`.
+
+    Raises:
+        ObservationError: the spec has more cameras than the policy takes.
+    """
+    if len(spec.cameras) > max_cameras:
+        raise ObservationError(
+            field="images",
+            got=f"{len(spec.cameras)} cameras in spec {spec.name!r}",
+            expected=f"at most {max_cameras}, the limit of this policy",
+        )
+    count = len(frames[spec.cameras[0].name])
+    images = np.full((count, max_cameras, 3, size, size), -1.0, dtype=np.float32)
+    for slot, camera in enumerate(spec.cameras):
+        for row, frame in enumerate(frames[camera.name]):
+            images[row, slot] = resize_with_pad(frame, size).transpose(2, 0, 1)
+        images[:, slot] /= np.float32(127.5)
+        images[:, slot] -= np.float32(1.0)
+    return images, np.arange(max_cameras) < len(spec.cameras)
+
+
+def _check_cameras(images: Mapping[str, object], spec: RobotSpec) -> None:
+    declared = [camera.name for camera in spec.cameras]
+    missing = [name for name in declared if name not in images]
+    extra = [name for name in images if name not in declared]
+    if missing or extra:
+        problem = f"camera {missing[0]!r} is missing" if missing else f"unknown camera {extra[0]!r}"
+        raise ObservationError(
+            field="images",
+            got=f"{sorted(map(str, images))} ({problem})",
+            expected=f"exactly the cameras {declared} of robot {spec.name!r}",
+        )
+
+
+def _check_image(image: object, camera: Camera) -> None:
+    expected = f"uint8 array [{camera.height}, {camera.width}, 3] (rows, columns, RGB)"
+    if not isinstance(image, np.ndarray):
+        got = type(image).__name__
+    elif image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
+        got = f"{image.dtype} array {list(image.shape)}"
+    else:
+        return
+    raise ObservationError(field=f"images.{camera.name}", got=got, expected=expected)
+
+
+def _check_state(state: object, spec: RobotSpec) -> None:
+    expected = f"float32 array [{len(spec.state)}] of finite numbers"
+    if not isinstance(state, np.ndarray):
+        raise ObservationError(field="state", got=type(state).__name__, expected=expected)
+    if state.dtype != np.float32 or state.shape != (len(spec.state),):
+        got = f"{state.dtype} array {list(state.shape)}"
+        raise ObservationError(field="state", got=got, expected=expected)
+    finite = np.isfinite(state)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        name = spec.state[i].name
+        raise ObservationError(field=f"state[{i}] ({name})", got=state[i], expected="finite number")
+
+
+def _check_instruction(instruction: object) -> None:
+    if not isinstance(instruction, str):
+        raise ObservationError(
+            field="instruction", got=type(instruction).__name__, expected="text (may be empty)"
+        )
+    if len(instruction) > MAX_INSTRUCTION_CHARS:
+        raise ObservationError(
+            field="instruction",
+            got=f"{len(instruction)} characters",
+            expected=f"at most {MAX_INSTRUCTION_CHARS}",
+        )
