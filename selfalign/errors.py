@@ -1,46 +1,29 @@
-"""The errors of this package; every one derives from `SelfAlignError`.
-
-    SelfAlignError
-      SpecError            a robot spec is wrong, or a policy cannot take the robot it describes
-      ObservationError     an observation does not match its robot spec
-      SnapshotError        a snapshot of W is wrong (one subclass for each way, in align.snapshot)
-      StoreError           recorded play cannot be written or read (subclasses in data.play_store)
-      NoPlayData           there is not enough play to align on
-
-Messages say what was wrong, the value, what was expected and, where it helps, what to do.
-"""
+"""The errors of selfalign: one tree, so that a caller can catch all of them in one place."""
 
 
 class SelfAlignError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of every error that selfalign raises on purpose. The message is fit for an operator."""
 
 
 class SpecError(SelfAlignError):
-    """A robot spec is wrong, or a policy cannot take the robot it describes."""
+    """A robot spec is wrong in itself, or asks for more than the model has."""
 
 
 class ObservationError(SelfAlignError):
-    """An observation does not match its robot spec.
+    """An observation does not match the robot spec."""
 
-    Attributes:
-        field: the wrong field, for example `images.front` or `state[3] (joint_4)`.
-        got: what it held.
-        expected: what the spec asks for.
-    """
 
-    def __init__(self, *, field: str, got: object, expected: str) -> None:
-        """Name the wrong `field`, what it held and what was expected."""
-        super().__init__(f"observation {field}: expected {expected}, got {got}")
-        self.field, self.got, self.expected = field, got, expected
+class ModelError(SelfAlignError):
+    """A model directory or configuration cannot be used."""
 
 
 class SnapshotError(SelfAlignError):
-    """A snapshot of W is wrong and must not be used."""
+    """A file that should hold a W does not hold one that this model can use."""
 
 
 class StoreError(SelfAlignError):
-    """Recorded play cannot be written or read."""
+    """The play store cannot do what was asked."""
 
 
 class NoPlayData(SelfAlignError):
-    """There is not enough recorded play to align on."""
+    """Alignment was asked for without enough recorded play."""

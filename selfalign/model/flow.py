@@ -1,0 +1,62 @@
+"""Flow matching in openpi's convention: time 1 is noise, time 0 is the action.
+
+x_t = t * noise + (1 - t) * action; velocity u = noise - action; the sampler steps from 1 to 0.
+
+Shape key: B batch, H horizon, A action numbers.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# Times are drawn from Beta(1.5, 1), scaled into (0.001, 1): openpi's training distribution.
+_BETA = (1.5, 1.0)
+_TIME_SCALE, _TIME_SHIFT = 0.999, 0.001
+# A predicted action turns into a velocity by division by the time: keep it off zero.
+_MIN_TIME = 1e-3
+
+FlowTarget = Literal["velocity", "clean"]
+
+
+def sample_time(batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Training times [B]. Beta(1.5, 1) has distribution t^1.5, so its inverse is u^(2/3)."""
+    uniform = torch.rand(batch, generator=generator, device=device)
+    return uniform ** (1 / _BETA[0]) * _TIME_SCALE + _TIME_SHIFT
+
+
+def interpolate(actions_BHA: Tensor, noise_BHA: Tensor, time_B: Tensor) -> Tensor:
+    """The noisy chunk x_t."""
+    t = time_B[:, None, None]
+    return t * noise_BHA + (1 - t) * actions_BHA
+
+
+def flow_target(actions_BHA: Tensor, noise_BHA: Tensor, target: FlowTarget) -> Tensor:
+    """What the network should predict at any time."""
+    return noise_BHA - actions_BHA if target == "velocity" else actions_BHA
+
+
+def to_velocity(predicted: Tensor, x_t: Tensor, time: float, target: FlowTarget) -> Tensor:
+    """The velocity that a prediction means: (x_t - action) / t for a predicted action."""
+    return predicted if target == "velocity" else (x_t - predicted) / max(time, _MIN_TIME)
+
+
+def sample(
+    predict: Callable[[Tensor, Tensor], Tensor], noise_BHA: Tensor, steps: int, target: FlowTarget
+) -> Tensor:
+    """Euler integration from noise to a chunk [B, H, A]. `predict(x_t, time_B)` is the network."""
+    x, delta = noise_BHA, -1.0 / steps
+    for index in range(steps):
+        time = 1.0 + index * delta
+        time_B = torch.full((x.shape[0],), time, device=x.device, dtype=torch.float32)
+        x = x + delta * to_velocity(predict(x, time_B), x, time, target)
+    return x
+
+
+def time_embedding(time_B: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
+    """Sine and cosine of the time at geometrically spaced periods: [B, width]."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time_B.device)
+    period = min_period * (max_period / min_period) ** fraction
+    angle = 2 * torch.pi / period * time_B.double()[:, None]
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(time_B.dtype)
