@@ -1,0 +1,1 @@
+"""The policy server: wire format, settings, engine, alignment supervision and HTTP routes."""

@@ -1,0 +1,166 @@
+"""What is asked and answered on `/align` and `/w`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from server.wire.fields import RobotName
+from server.wire.messages import Reply, Request
+
+SessionState = Literal[
+    "queued", "running", "gating", "succeeded", "rejected", "failed", "stopped", "interrupted"
+]
+FINAL_STATES: frozenset[str] = frozenset(
+    {"succeeded", "rejected", "failed", "stopped", "interrupted"}
+)
+
+SnapshotStatus = Literal["base", "active", "candidate", "retired", "rejected"]
+
+
+class EpisodeSource(Request):
+    """Align on these recorded episodes."""
+
+    episodes: list[str] = Field(min_length=1, max_length=1000)
+
+
+class Budget(Request):
+    """How long to align: a number of steps, or of seconds."""
+
+    steps: int | None = Field(None, ge=1, le=100_000)
+    seconds: float | None = Field(None, gt=0, le=86_400, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Budget:
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError('give either {"steps": N} or {"seconds": S}')
+        return self
+
+
+class LossSwitches(Request):
+    """Which alignment losses are on."""
+
+    inverse_dynamics: bool = True
+    dynamics: bool = True
+    perception: bool = True
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> LossSwitches:
+        if not (self.inverse_dynamics or self.dynamics or self.perception):
+            raise ValueError("switch on at least one of inverse_dynamics, dynamics, perception")
+        return self
+
+
+class AlignRequest(Request):
+    """`POST /align`: improve W on play."""
+
+    robot: RobotName | None = None
+    source: Literal["live"] | EpisodeSource = Field(
+        "live", description="The latest play, or recorded episodes"
+    )
+    budget: Budget = Field(default_factory=lambda: Budget(steps=50, seconds=None))
+    losses: LossSwitches = Field(default_factory=LossSwitches)
+    promotion: Literal["auto", "manual"] = Field(
+        "auto", description="auto: the candidate becomes active if it passes the gates"
+    )
+    note: str = Field("", max_length=500)
+
+
+class GateCheckMessage(Reply):
+    """One check of a candidate."""
+
+    name: str
+    passed: bool
+    value: float | None = None
+    limit: float | None = None
+    message: str = ""
+
+
+class GatesMessage(Reply):
+    """All checks of a candidate."""
+
+    passed: bool
+    checks: list[GateCheckMessage] = Field(default_factory=list)
+
+
+class HeldOut(Reply):
+    """Alignment loss on play that was not trained on."""
+
+    before: float | None = None
+    after: float | None = None
+
+
+class AlignSession(Reply):
+    """One alignment session."""
+
+    id: str
+    robot: str
+    state: SessionState
+    promotion: Literal["auto", "manual"] = "auto"
+    step: int = 0
+    steps: int | None = Field(None, description="Steps of the budget; none if it is in seconds")
+    seconds: float | None = Field(None, description="Seconds of the budget; none if it is in steps")
+    elapsed_s: float = 0.0
+    play_steps: int = 0
+    losses: dict[str, float] = Field(default_factory=dict)
+    held_out: HeldOut | None = None
+    candidate: int | None = Field(None, description="Version of W that came out")
+    gates: GatesMessage | None = None
+    error: str | None = None
+    note: str = ""
+    created_at: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """True once the session will not change any more."""
+        return self.state in FINAL_STATES
+
+
+class AlignList(Reply):
+    """`GET /align`, newest first."""
+
+    sessions: list[AlignSession]
+
+
+class SnapshotInfo(Reply):
+    """One version of W."""
+
+    version: int
+    robot: str | None = None
+    parent: int | None = None
+    sha256: str
+    base_sha256: str
+    created_at: str
+    session: str | None = None
+    steps: int = 0
+    play_steps: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    note: str = ""
+    status: SnapshotStatus
+    nbytes: int
+
+
+class SnapshotList(Reply):
+    """`GET /w`."""
+
+    robot: str
+    active: int
+    versions: list[SnapshotInfo]
+
+
+class SwapReply(Reply):
+    """`POST /w/{version}/activate` and `POST /w/rollback`."""
+
+    robot: str
+    active: int
+    previous: int | None = None
+    w_sha256: str
+
+
+class AlignEvent(Reply):
+    """One server-sent event of `/align/{id}/events`."""
+
+    id: str
+    event: Literal["state", "progress", "gates", "swap", "end", "gap"]
+    data: dict[str, Any]

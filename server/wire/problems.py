@@ -1,0 +1,90 @@
+"""Errors on the wire: RFC 9457 problem details, one code for each kind of trouble."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+
+# code -> (HTTP status, title). The codes are the stable part; clients branch on them.
+PROBLEMS: Final[dict[str, tuple[int, str]]] = {
+    "bad-message": (400, "The message could not be read"),
+    "unknown-robot": (404, "No such robot"),
+    "unknown-session": (404, "No such alignment session"),
+    "unknown-version": (404, "No such version of W"),
+    "unknown-episode": (404, "No such episode"),
+    "not-found": (404, "No such resource"),
+    "method-not-allowed": (405, "This method is not supported here"),
+    "not-acceptable": (406, "None of the accepted media types can be produced"),
+    "no-play-data": (409, "There is no play data to align on"),
+    "align-busy": (409, "Another alignment session is running"),
+    "wrong-base": (409, "This W belongs to another base model"),
+    "w-not-resident": (409, "This version of W is not in memory"),
+    "robot-exists": (409, "A robot of that name has another spec"),
+    "body-too-large": (413, "The message is too large"),
+    "unsupported-media-type": (415, "The media type is not supported"),
+    "bad-request": (422, "A field of the request is not valid"),
+    "bad-observation": (422, "The observation does not fit the robot spec"),
+    "bad-image": (422, "An image could not be used"),
+    "bad-play-step": (422, "A play step does not fit the robot spec"),
+    "bad-snapshot": (422, "The snapshot of W could not be used"),
+    "bad-spec": (422, "The robot spec could not be used"),
+    "internal-error": (500, "The server failed"),
+    "non-finite-action": (500, "The policy gave an action that is not finite"),
+    "overloaded": (503, "The server is busy"),
+    "not-ready": (503, "The server is not ready"),
+    "store-full": (507, "The play store is full"),
+}
+
+
+class Problem(BaseModel):
+    """One error, as the body of a reply with media type `application/problem+json`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str = Field(description="URI reference of the kind of problem, `/problems/<code>`")
+    title: str = Field(description="The kind of problem, in words")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="What was wrong, what was expected and what to do")
+    code: str = Field(description="The kind of problem, for programs")
+
+
+class WireError(Exception):
+    """A message that cannot be read or used.
+
+    Args:
+        code: one of `PROBLEMS`.
+        detail: what was wrong, the value, what was expected.
+        extra: further members of the problem, JSON values.
+    """
+
+    def __init__(self, code: str, detail: str, **extra: Any) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.extra = extra
+
+    @property
+    def status(self) -> int:
+        """HTTP status of this kind of problem."""
+        return problem_status(self.code)
+
+
+def problem_status(code: str) -> int:
+    """HTTP status of a problem code, 500 for one that is not listed."""
+    return PROBLEMS.get(code, (500, ""))[0]
+
+
+def problem(code: str, detail: str, *, status: int | None = None, **extra: Any) -> Problem:
+    """Build the problem of a code; `status` overrides the one that the code stands for."""
+    default_status, title = PROBLEMS.get(code, (500, code.replace("-", " ").capitalize()))
+    return Problem(
+        type=f"/problems/{code}",
+        title=title,
+        status=status or default_status,
+        detail=detail,
+        code=code,
+        **extra,
+    )
