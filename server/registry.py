@@ -194,7 +194,7 @@ class Registry:
         return record
 
     def read_bytes(self, robot: str, version: int) -> bytes:
-        """Return the snapshot file of a version (blocking). Raises UnknownVersion, SnapshotError."""
+        """Return the file of a version (blocking). Raises UnknownVersion, SnapshotError."""
         record = self.record(robot, version)
         if version == 0:
             return self._encode_base(robot)
