@@ -26,8 +26,8 @@ pip=("$venv/bin/python" -m pip install --disable-pip-version-check --no-input --
   --constraint constraints.txt --editable '.[sim,train,jpeg,dev]')
 if ! "${pip[@]}" 2>"$log.errors" | tee "$log" | awk '
     /^Collecting /           { n++; printf "." ; fflush() }
-    /^Installing collected/  { printf " %d packages found, unpacking ...", n; fflush() }
-    END                      { if (n) print "" }'; then
+    /^Installing collected/  { printf " unpacking ..."; fflush() }
+    END                      { print "" }'; then
   echo "pip could not install the project; its last words ($log has the rest):" >&2
   grep -v 'is ignored: it is neither' "$log.errors" | tail -n 20 >&2
   exit 1
