@@ -1,8 +1,10 @@
 """What the robot senses at one instant, its check against the robot spec, and its images.
 
-Shape key: n frames, N cameras of the model, H rows, W columns, S side of the model's image, D state.
+Shape key: n frames, N cameras of the model, H rows, W columns, S side of the model's image,
+D state.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
@@ -11,19 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfalign.data.spec import Camera, RobotSpec
+from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.errors import ObservationError
 
 __all__ = [
     "Observation",
     "ObservationError",
+    "ObservationMismatch",
     "check_observation",
     "encode_frames",
     "encode_images",
+    "implausible",
     "resize_with_pad",
 ]
 
 MAX_INSTRUCTION_CHARS = 1024
+
+# A state this many half-ranges away from the middle of its limits is in another unit (degrees for
+# radians, millimetres for metres); anything less is for the safety stage to judge.
+UNIT_MISTAKE = 10.0
+
+
+@final
+class ObservationMismatch(ObservationError):
+    """One field of an observation is not what the robot spec declares.
+
+    Attributes:
+        field: the wrong field, for example `images.front` or `state[3] (joint_4)`.
+        got: what it held.
+        expected: what the spec asks for.
+    """
+
+    def __init__(self, *, field: str, got: object, expected: str) -> None:
+        super().__init__(f"observation {field}: expected {expected}, got {got}")
+        self.field, self.got, self.expected = field, got, expected
 
 
 @final
@@ -46,7 +69,7 @@ def check_observation(observation: Observation, spec: RobotSpec) -> None:
     """Check an observation against the spec of the robot that sent it.
 
     Raises:
-        ObservationError: naming the first wrong field, its value and what was expected.
+        ObservationMismatch: naming the first wrong field, its value and what was expected.
     """
     _check_cameras(observation.images, spec)
     for camera in spec.cameras:
@@ -82,7 +105,7 @@ def encode_images(
         `spec.cameras`, and the mask `[N]` of slots that hold a camera (others are black).
 
     Raises:
-        ObservationError: the spec has more cameras than the policy takes.
+        ObservationMismatch: the spec has more cameras than the policy takes.
     """
     one_frame = {name: image[None] for name, image in observation.images.items()}
     images, mask = encode_frames(one_frame, spec, size, max_cameras)
@@ -98,10 +121,10 @@ def encode_frames(
         Images `[n, N, 3, S, S]` float32 in [-1, 1] and the mask `[N]`.
 
     Raises:
-        ObservationError: the spec has more cameras than the policy takes.
+        ObservationMismatch: the spec has more cameras than the policy takes.
     """
     if len(spec.cameras) > max_cameras:
-        raise ObservationError(
+        raise ObservationMismatch(
             field="images",
             got=f"{len(spec.cameras)} cameras in spec {spec.name!r}",
             expected=f"at most {max_cameras}, the limit of this policy",
@@ -122,7 +145,7 @@ def _check_cameras(images: Mapping[str, object], spec: RobotSpec) -> None:
     extra = [name for name in images if name not in declared]
     if missing or extra:
         problem = f"camera {missing[0]!r} is missing" if missing else f"unknown camera {extra[0]!r}"
-        raise ObservationError(
+        raise ObservationMismatch(
             field="images",
             got=f"{sorted(map(str, images))} ({problem})",
             expected=f"exactly the cameras {declared} of robot {spec.name!r}",
@@ -137,30 +160,43 @@ def _check_image(image: object, camera: Camera) -> None:
         got = f"{image.dtype} array {list(image.shape)}"
     else:
         return
-    raise ObservationError(field=f"images.{camera.name}", got=got, expected=expected)
+    raise ObservationMismatch(field=f"images.{camera.name}", got=got, expected=expected)
 
 
 def _check_state(state: object, spec: RobotSpec) -> None:
     expected = f"float32 array [{len(spec.state)}] of finite numbers"
     if not isinstance(state, np.ndarray):
-        raise ObservationError(field="state", got=type(state).__name__, expected=expected)
+        raise ObservationMismatch(field="state", got=type(state).__name__, expected=expected)
     if state.dtype != np.float32 or state.shape != (len(spec.state),):
         got = f"{state.dtype} array {list(state.shape)}"
-        raise ObservationError(field="state", got=got, expected=expected)
-    finite = np.isfinite(state)
-    if not finite.all():
-        i = int(np.argmin(finite))
-        name = spec.state[i].name
-        raise ObservationError(field=f"state[{i}] ({name})", got=state[i], expected="finite number")
+        raise ObservationMismatch(field="state", got=got, expected=expected)
+    for i, (value, dimension) in enumerate(zip(state.tolist(), spec.state, strict=True)):
+        problem = implausible(value, dimension)
+        if problem:
+            where = f"state[{i}] ({dimension.name})"
+            raise ObservationMismatch(field=where, got=value, expected=problem)
+
+
+def implausible(value: float, dimension: Dimension) -> str | None:
+    """Say what was expected of a value that is not finite or is plainly in another unit."""
+    if not math.isfinite(value):
+        return "finite number"
+    middle, half = (dimension.low + dimension.high) / 2, (dimension.high - dimension.low) / 2
+    if abs(value - middle) > UNIT_MISTAKE * half:
+        return (
+            f"number in {dimension.unit or 'its unit'} near the declared limits "
+            f"[{dimension.low}, {dimension.high}] (is the unit right?)"
+        )
+    return None
 
 
 def _check_instruction(instruction: object) -> None:
     if not isinstance(instruction, str):
-        raise ObservationError(
+        raise ObservationMismatch(
             field="instruction", got=type(instruction).__name__, expected="text (may be empty)"
         )
     if len(instruction) > MAX_INSTRUCTION_CHARS:
-        raise ObservationError(
+        raise ObservationMismatch(
             field="instruction",
             got=f"{len(instruction)} characters",
             expected=f"at most {MAX_INSTRUCTION_CHARS}",

@@ -8,9 +8,10 @@ robot never seen before needs no statistics.
 import hashlib
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self, final
+from typing import Annotated, Self, final
 
 import numpy as np
 import yaml
@@ -43,7 +44,7 @@ class Dimension(BaseModel):
     @model_validator(mode="after")
     def _limits_span_a_range(self) -> Self:
         # Compared as float32, the precision in which states and actions are stored.
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             low, high = np.float32(self.low), np.float32(self.high)
             if not (low < high and np.isfinite(high - low)):
                 msg = (
@@ -149,11 +150,10 @@ class RobotSpec(BaseModel):
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _parse(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds; checked by the caller
+def _parse(path: Path) -> object:
     if path.suffix not in {".yaml", ".yml", ".toml"}:
         raise SpecError(f"{path}: expected a .yaml, .yml or .toml file, got {path.suffix!r}")
     try:
