@@ -1,0 +1,1 @@
+"""What runs around the server: the demo, container, systemd unit, runbook."""
