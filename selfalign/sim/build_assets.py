@@ -1,0 +1,99 @@
+"""Rebuild `assets/meshes.npz` from the wheels that ship the real robot meshes (maintainers only).
+
+    pip download --no-deps dm-robotics-panda==0.4.8 ogbench==1.2.2
+    pip install fast-simplification==0.2.0
+    python -m selfalign.sim.build_assets dm_robotics_panda-*.whl ogbench-*.whl
+
+Every mesh is reduced to at most `FACES` triangles and stored without normals or textures, because
+rendering on a CPU costs by the vertex. Licences of the sources: `assets/LICENSES.md`.
+"""
+
+import argparse
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+ASSETS = Path(__file__).parent / "assets"
+FACES = {"panda": 170, "ur5e": 70}
+FOLDERS = {
+    "panda": "dm_robotics/panda/assets/panda/",
+    "ur5e": "ogbench/manipspace/descriptions/universal_robots_ur5e/assets/",
+}
+SKIPPED = {"panda/hand", "panda/finger"}
+
+
+def parse_obj(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return vertices [n, 3] in metres and triangles [m, 3] of a Wavefront file."""
+    vertices, faces = [], []
+    for line in text.splitlines():
+        if line.startswith("v "):
+            vertices.append([float(value) for value in line.split()[1:4]])
+        elif line.startswith("f "):
+            corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
+            faces += [[corners[0], b, c] for b, c in zip(corners[1:], corners[2:], strict=False)]
+    return np.array(vertices, np.float32), np.array(faces, np.int32)
+
+
+def weld(
+    vertices: np.ndarray, faces: np.ndarray, grid_m: float = 1e-4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join vertices of one grid cell and drop the triangles that collapse."""
+    keys = np.round(vertices / grid_m).astype(np.int64)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    faces = inverse.reshape(-1)[faces]
+    distinct = (
+        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
+    )
+    return vertices[first], faces[distinct].astype(np.int32)
+
+
+def reduce_mesh(vertices: np.ndarray, faces: np.ndarray, limit: int) -> dict[str, np.ndarray]:
+    """Decimate to at most about `limit` triangles.
+
+    A mesh of many loose parts (bolts, rings) cannot be decimated far enough part by part, so its
+    vertices are first welded on an ever coarser grid, which swallows the smallest parts.
+    """
+    import fast_simplification  # noqa: PLC0415  (a maintainer's tool, not a dependency)
+
+    for grid_m in (1e-4, 1e-3, 2e-3, 4e-3, 6e-3, 8e-3, 1e-2):
+        vertices, faces = weld(vertices, faces, grid_m)
+        if len(faces) > limit:
+            vertices, faces = fast_simplification.simplify(
+                vertices, faces, target_count=limit, agg=5.0
+            )
+            vertices, faces = weld(vertices, faces)
+        if len(faces) <= 1.2 * limit:
+            break
+    used, compact = np.unique(faces, return_inverse=True)
+    return {
+        "vertices": vertices[used].astype(np.float32).round(4),
+        "faces": compact.reshape(-1, 3).astype(np.uint16),
+    }
+
+
+def meshes_of(wheel: Path, arm: str) -> dict[str, np.ndarray]:
+    """Return `"<arm>/<mesh>/vertices"` and `".../faces"` for every mesh of one wheel."""
+    arrays = {}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            key = f"{arm}/{Path(name).stem}"
+            if not name.startswith(FOLDERS[arm]) or not name.endswith(".obj") or key in SKIPPED:
+                continue
+            mesh = reduce_mesh(*parse_obj(archive.read(name).decode()), FACES[arm])
+            arrays |= {f"{key}/{part}": array for part, array in mesh.items()}
+    return arrays
+
+
+def main() -> None:
+    """Write the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("panda_wheel", type=Path)
+    parser.add_argument("ur5e_wheel", type=Path)
+    arguments = parser.parse_args()
+    arrays = meshes_of(arguments.panda_wheel, "panda") | meshes_of(arguments.ur5e_wheel, "ur5e")
+    np.savez_compressed(ASSETS / "meshes.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()
