@@ -14,13 +14,7 @@ import numpy as np
 from selfalign.data.observation import Observation
 from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.errors import SelfAlignError
-from selfalign.sim.action_spaces import (
-    WORKSPACE_HIGH,
-    WORKSPACE_LOW,
-    ActionSpace,
-    ToolDelta,
-    tool_command,
-)
+from selfalign.sim.action_spaces import ActionSpace, ToolDelta, tool_command
 from selfalign.sim.cameras import CameraPose, project
 from selfalign.sim.kinematics import Kinematics
 from selfalign.sim.motion import Command, Measured
@@ -91,19 +85,16 @@ class SimEnv:
         self.steps = 0
         self._rng = np.random.default_rng(seed)
         self._substeps = round(1.0 / rate_hz / TIMESTEP_S)
-        self._joints = np.array([self.model.joint(f"joint{i}").qposadr[0] for i in range(self._n)])
-        self._fingers = [
-            self.model.joint(f"{side}_finger").qposadr[0] for side in ("left", "right")
-        ]
-        self._cubes = {name: int(self.model.joint(name).qposadr[0]) for name in COLOURS}
+        self._joints = [self._address(f"joint{i}") for i in range(arm.joint_count)]
+        self._fingers = [self._address(f"{side}_finger") for side in ("left", "right")]
+        self._cubes = {name: self._address(name) for name in COLOURS}
         self._cube_start = np.zeros(3)
         self._renderer: mujoco.Renderer | None = None
         self.set_cameras(self.cameras)
         self.reset()
 
-    @property
-    def _n(self) -> int:
-        return self.arm.joint_count
+    def _address(self, joint: str) -> int:
+        return int(self.model.joint(joint).qposadr[0])
 
     def __enter__(self) -> Self:
         return self
@@ -176,8 +167,8 @@ class SimEnv:
         """Put the arm at `joints` [n] rad and the fingers at `opening` [m], at rest."""
         self.data.qpos[self._joints] = joints
         self.data.qpos[self._fingers] = opening / 2
-        self.data.ctrl[: self._n] = joints
-        self.data.ctrl[self._n :] = opening / 2
+        self.data.ctrl[:-2] = joints
+        self.data.ctrl[-2:] = opening / 2
         self.data.qvel[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
@@ -208,7 +199,8 @@ class SimEnv:
         action = np.asarray(action, np.float64)
         if action.shape != (width,) or not np.isfinite(action).all():
             raise InvalidAction(
-                f"action {action!r} of shape {list(action.shape)}: expected [{width}] finite numbers"
+                f"action {action.tolist()} of shape {list(action.shape)}: "
+                f"expected [{width}] finite numbers"
             )
         command = self.action_space.decode(action, self.measure(), self.kinematics)
         success = self.execute(command)

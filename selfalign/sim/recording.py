@@ -139,7 +139,9 @@ def arm_metadata(arm: Arm) -> dict[str, object]:
         "name": arm.name,
         "joint_count": arm.joint_count,
         "joint_limits": [list(limits) for limits in arm.joint_limits],
-        "tool_limits": [[float(a), float(b)] for a, b in zip(WORKSPACE_LOW, WORKSPACE_HIGH)],
+        "tool_limits": [
+            [float(a), float(b)] for a, b in zip(WORKSPACE_LOW, WORKSPACE_HIGH, strict=True)
+        ],
         "gripper_limits": [0.0, OPENING_MAX_M],
     }
 
