@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
@@ -47,9 +48,15 @@ def measure() -> Iterator[Figure]:
                 ended = server.wait_for_session(session)
                 steps += ended["step"]
                 time.sleep(0.5)
-    p99 = {"idle": percentile(sum(idle, []), 99), "align": percentile(sum(aligning, []), 99)}
+    yield figure(idle, aligning, steps)
+
+
+def figure(idle: list[list[float]], aligning: list[list[float]], steps: int) -> Figure:
+    """The ratio, from what each call of each block took [ms]."""
+    pooled = {"idle": list(chain(*idle)), "align": list(chain(*aligning))}
+    p99 = {kind: percentile(took_ms, 99) for kind, took_ms in pooled.items()}
     pairs = [percentile(a, 99) / percentile(i, 99) for i, a in zip(idle, aligning, strict=True)]
-    yield Figure(
+    return Figure(
         "act_p99_align_over_idle",
         p99["align"] / p99["idle"],
         "ratio",
@@ -57,10 +64,10 @@ def measure() -> Iterator[Figure]:
         details={
             "idle_p99_ms": rounded(p99["idle"]),
             "align_p99_ms": rounded(p99["align"]),
-            "idle_p50_ms": rounded(percentile(sum(idle, []), 50)),
-            "align_p50_ms": rounded(percentile(sum(aligning, []), 50)),
+            "idle_p50_ms": rounded(percentile(pooled["idle"], 50)),
+            "align_p50_ms": rounded(percentile(pooled["align"], 50)),
             "median_of_pairs": rounded(float(np.median(pairs))),
-            "calls": sum(map(len, idle)) + sum(map(len, aligning)),
+            "calls": sum(map(len, pooled.values())),
             "rate_hz": RATE_HZ,
             "align_steps": steps,
         },

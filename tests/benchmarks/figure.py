@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured number. `better` says on which side of `goal` it should lie; no goal, no verdict."""
+    """A measured number. `better` says on which side of `goal` it should lie, if it has one."""
 
     name: str
     value: float

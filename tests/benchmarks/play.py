@@ -1,8 +1,8 @@
 """Recording play: how fast it can be taken in, and what it costs at 50 Hz.
 
-Two 224x224 cameras, raw images. The rate is counted to the moment the episode is sealed on disk. The
-cost is all processor time of the server and its processes over the time of the stream, less what the
-same processes use when idle.
+Two 224x224 cameras, raw images. The rate is counted to the moment the episode is sealed on disk.
+The cost is all processor time of the server and its processes over the time of the stream, less
+what the same processes use when idle.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from server.wire.codec import pack, unpack
 
 
 class PlayStream:
-    """One episode on `WS /play`. Answers are read in a thread of their own, so sending never waits."""
+    """One episode on `WS /play`. Its own thread reads the answers, so sending never waits."""
 
     def __init__(self, websocket_url: str, robot: str) -> None:
         self._socket: ClientConnection = connect(

@@ -1,8 +1,8 @@
 """A thousand swaps of W while several controllers keep asking.
 
 Two versions take turns. With a fixed seed each has its own known answer, so every reply can be
-checked: did it come, and was it made by the version that it names? A swap is timed by the server, from
-having the verified W in hand to serving it; the time of the whole request is reported beside it.
+checked: did it come, and was it made by the version that it names? A swap is timed by the server,
+from having the verified W in hand to serving it; the time of the whole request stands beside it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def control(
 
 
 def activate(server: ServerProcess, robot: str, version: int) -> tuple[bool, float, float | None]:
-    """Swap to a version: whether it was done, how long the request took [ms], the swap itself [us]."""
+    """Swap to a version: whether it was done, the time of the request [ms], of the swap [us]."""
     started_s = time.perf_counter()
     reply = server.http.post(f"/w/{version}/activate", params={"robot": robot})
     took_ms = (time.perf_counter() - started_s) * 1e3
