@@ -1,0 +1,88 @@
+"""How a helper process of the server begins: niced, tied to its parent, then its own main.
+
+Run as `python -m server.child MODULE:FUNCTION`. The parent passes in the environment the
+descriptors of the pipe, of the shared memory (the heartbeat) and its own process id. Nothing heavy
+is imported before the process is niced, so that starting it does not disturb the server.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, final
+
+from server.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+MAX_MESSAGE_BYTES = 16 * 2**20
+
+
+@final
+class Link:
+    """The child's end of the pipe: whole messages as JSON, and the heartbeat."""
+
+    def __init__(self, connection: Connection, heartbeat: Heartbeat) -> None:
+        self._connection = connection
+        self._heartbeat = heartbeat
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._connection.fileno()
+
+    def beat(self) -> None:
+        """Say that the main loop is alive."""
+        self._heartbeat.beat()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message. Raises OSError when the server is gone."""
+        self._connection.send_bytes(json.dumps(message).encode())
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for one message. Raises EOFError when the server is gone."""
+        try:
+            return json.loads(self._connection.recv_bytes(MAX_MESSAGE_BYTES))
+        except ConnectionError:
+            raise EOFError from None
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """Return whether a message (or the end of the pipe) waits."""
+        try:
+            return self._connection.poll(timeout_s)
+        except ConnectionError:
+            return True
+
+
+def die_with_parent(parent: int, how: int) -> None:
+    """Ask the kernel to signal this process when its parent dies; leave now if it already did."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, int(how), 0, 0, 0)
+    # Not retroactive. The parent may be process 1 of a container, so compare, do not test for 1.
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Start as a helper process and run the function named by the only argument."""
+    (target,) = sys.argv[1:] if argv is None else argv
+    given = json.loads(os.environ.pop("SELFALIGN_CHILD"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent(given["parent"], signal.SIGKILL if given["kill"] else signal.SIGTERM)
+    os.nice(given["nice"])
+    logging.basicConfig(level=given["log_level"], format="%(asctime)s %(name)s %(message)s")
+    link = Link(Connection(given["pipe"]), Heartbeat(given["beat"]))
+    module, _, function = target.partition(":")
+    run: Callable[[Link, dict[str, Any]], None] = getattr(importlib.import_module(module), function)
+    run(link, given["config"])
+
+
+if __name__ == "__main__":
+    main()
