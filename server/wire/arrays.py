@@ -115,7 +115,8 @@ def array_from_bytes(data: object, dtype: object, shape: object) -> np.ndarray:
     if len(data) != expected:
         raise WireError(
             "bad-message",
-            f"an array of shape {list(sizes)} and dtype {known.str} needs {expected} bytes, got {len(data)}",
+            f"an array of shape {list(sizes)} and dtype {known.str} needs {expected} bytes, "
+            f"got {len(data)}",
         )
     return np.frombuffer(data, dtype=known).reshape(sizes)
 

@@ -1,0 +1,217 @@
+"""`python -m server`: start the policy server."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import uvicorn
+from pydantic import ValidationError
+
+from selfalign.errors import SelfAlignError
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from server.runtime import Runtime
+
+_EXIT_BAD_START = 2
+_EPILOG = """\
+Every option can also be set as an environment variable SELFALIGN_<NAME>, for example
+SELFALIGN_PORT=8001; an option wins over its variable. Variables without an option:
+SELFALIGN_QUEUE_DEPTH, SELFALIGN_KEEP_RESIDENT, SELFALIGN_QUOTA_BYTES, SELFALIGN_MIN_FREE_BYTES,
+SELFALIGN_SHUTDOWN_GRACE_S.
+
+examples:
+  python -m server                                  the shipped model and robot, on port 8000
+  python -m server --spec my-arm.yaml --port 9000   another robot
+  python -m server --model runs/tiny --data-dir /var/lib/selfalign
+"""
+
+
+@final
+class DrainServer(uvicorn.Server):
+    """Uvicorn that says so when it is told to stop, and says where it listens when it starts."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, greeting: str) -> None:
+        super().__init__(config)
+        self._app = app
+        self._greeting = greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then greet."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            print(self._greeting, flush=True)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Tell the streams first: uvicorn waits for them before the application learns of it."""
+        self._app.state.drain.begin()
+        super().handle_exit(sig, frame)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the server until it is told to stop. Returns the exit code."""
+    try:
+        settings = read_settings(argv)
+        listener = bind(settings.host, settings.port)
+    except StartError as error:
+        return _refuse(error)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Heavy imports only now, so that a wrong option or a taken port is reported at once.
+    from server.app import create_app
+    from server.runtime import load_runtime
+
+    try:
+        runtime = load_runtime(settings)
+    except (SelfAlignError, OSError) as error:
+        listener.close()
+        return _refuse(error)
+    app = create_app(settings, runtime)
+    gc.collect()
+    gc.freeze()
+    server = DrainServer(uvicorn_config(app, settings), app, greeting(runtime, listener))
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why, in one line."""
+
+
+def read_settings(argv: list[str] | None = None) -> Settings:
+    """Settings from arguments, else from the environment, else their defaults.
+
+    Raises:
+        StartError: a setting is not valid.
+    """
+    given = {
+        key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None
+    }
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise StartError(f"setting {name}: {first['msg']} (got {first['input']!r:.80})") from None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartError: the address cannot be used, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartError(f"host {host!r} cannot be used: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
+        ) from None
+    return listener
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs the application: one worker, no compression, an end to every shutdown."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        log_level=settings.log_level,
+        ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        server_header=False,
+    )
+
+
+def greeting(runtime: Runtime, listener: socket.socket) -> str:
+    """What the server prints when it is ready."""
+    host, port = listener.getsockname()[:2]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - only compared
+    url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    model, robot = runtime.model_info, runtime.default_robot
+    bundle = runtime.registry.active(robot)
+    others = len(runtime.robots) - 1
+    return "\n".join(
+        (
+            f"selfalign server listens on {url}",
+            f"  model  {model['variant']} ({model['flavour']}), "
+            f"{model['parameters']:,} parameters, base {model['base_sha256'][:12]}",
+            f"  robot  {robot}{f' and {others} more' if others else ''}",
+            f"  W      version {bundle.version}{' (base)' if not bundle.version else ''}, "
+            f"sha256 {bundle.sha256[:12]}",
+            f"  data   {runtime.settings.data_dir.resolve()}",
+            f"  docs   {url}/docs",
+        )
+    )
+
+
+def _refuse(error: Exception) -> int:
+    print(f"selfalign server: {error}", file=sys.stderr)
+    return _EXIT_BAD_START
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m server",
+        description="A robot policy server that aligns itself to the robot it runs on.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", help="address to listen on (default 127.0.0.1)")
+    add("--port", help="port to listen on, 0 for a free one (default 8000)")
+    add(
+        "--model",
+        dest="model_dir",
+        type=Path,
+        metavar="DIR",
+        help="model directory (default: shipped)",
+    )
+    add(
+        "--spec",
+        dest="specs",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="robot spec, YAML or TOML; may be repeated, the first is the default robot",
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="play, W and robots are kept here (default data)",
+    )
+    add(
+        "--align-mode", choices=("process", "inproc"), help="where alignment runs (default process)"
+    )
+    add("--torch-threads", metavar="N", help="threads of one policy evaluation (default 1)")
+    add("--device", help="torch device of the policy (default cpu)")
+    add("--max-body-bytes", metavar="N", help="largest message accepted (default 33554432)")
+    add("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The ASGI application: routes, errors, and the life of the runtime."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from server import problems
+from server.drain import Drain
+from server.origin import SameOrigin
+from server.routes import act, health, info, openpi, robots
+from server.routes.info import package_version
+from server.runtime import Runtime, load_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from server.settings import Settings
+
+_DESCRIPTION = """A robot policy server that aligns itself to the robot it runs on.
+
+Bodies are JSON or msgpack. Errors are `application/problem+json`; branch on their `code`."""
+
+
+def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: of the server.
+        runtime: what it serves; loaded by `settings` when the application starts if None.
+    """
+    app = FastAPI(
+        title="selfalign server",
+        version=package_version(),
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.settings = settings
+    app.state.runtime = runtime
+    app.state.drain = Drain()
+    app.add_middleware(SameOrigin)
+    problems.install(app)
+    for module in (act, robots, info, health, openpi):
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.drain.bind()
+    if app.state.runtime is None:
+        app.state.runtime = load_runtime(app.state.settings)
+    runtime: Runtime = app.state.runtime
+    try:
+        await runtime.start()
+        yield
+    finally:
+        app.state.drain.begin()
+        await runtime.close()

@@ -1,0 +1,171 @@
+"""Other servers' observations, read as ours.
+
+Clients of openpi, OpenVLA, OpenVLA-OFT and X-VLA each name cameras and state in their own way.
+`docs/protocols.md` lists what is understood. A camera of the robot spec takes the image whose name
+is the camera's own (the last part of `observation/image` is `image`); failing that, the main image
+goes to the first camera of the spec and the wrist image to the second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from server.wire.codec import load_json
+from server.wire.fields import read_vector
+from server.wire.images import decode_image
+from server.wire.problems import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from selfalign.data.spec import RobotSpec
+
+Dialect = Literal["native", "openvla", "oft", "xvla"]
+
+_MAIN = (
+    "image", "full_image", "image0", "image_0", "exterior_image_1_left", "cam_high", "base_0_rgb",
+    "front", "top",
+)  # fmt: skip
+_WRIST = (
+    "wrist_image", "left_wrist_image", "wrist_image_left", "image1", "image_1", "cam_left_wrist",
+    "left_wrist_0_rgb", "wrist",
+)  # fmt: skip
+_THIRD = (
+    "right_wrist_image", "image2", "image_2", "cam_right_wrist", "right_wrist_0_rgb",
+    "exterior_image_2_left",
+)  # fmt: skip
+_ALIASES = (_MAIN, _WRIST, _THIRD)
+_STATES = ("state", "proprio")
+_INSTRUCTIONS = ("instruction", "prompt", "language_instruction", "task_description")
+
+
+def dialect_of(value: Mapping[str, Any]) -> Dialect:
+    """Which kind of client sent this body to `/act`; decides the shape of the reply."""
+    if "full_image" in value:
+        return "oft"
+    if "image0" in value:
+        return "xvla"
+    if "image" in value:
+        return "openvla"
+    return "native"
+
+
+def is_foreign(value: Mapping[str, Any]) -> bool:
+    """True for a body that has no `images` map of ours and needs `to_native`."""
+    return "images" not in value
+
+
+def to_native(value: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
+    """A foreign observation as the fields of `ActRequest`.
+
+    Args:
+        value: keys as `observation/image` or `image`, or nested maps `observation`, `images`.
+        spec: the robot whose cameras and state are to be found.
+
+    Raises:
+        WireError: `bad-observation` naming the camera or state that was not found, and the keys
+            that would have been understood.
+    """
+    flat = _flatten(value)
+    native: dict[str, Any] = {"images": _images(flat, spec), "state": _state(flat, spec)}
+    for key in _INSTRUCTIONS:
+        if isinstance(flat.get(key), str):
+            native["instruction"] = flat[key]
+            break
+    for key in ("robot", "w_version", "seed", "observed_at_s", "observation_seq"):
+        if flat.get(key) is not None:
+            native[key] = flat[key]
+    return native
+
+
+def _flatten(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Last parts of the keys to values; maps inside are opened."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _text(key).rpartition("/")[2].rpartition(".")[2]
+        if isinstance(item, dict) and item:
+            flat.update(_flatten(item))
+        else:
+            flat[name] = _unquote(item)
+    return flat
+
+
+def _images(flat: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
+    images = {}
+    for place, camera in enumerate(spec.cameras):
+        names = (camera.name, *(_ALIASES[place] if place < len(_ALIASES) else ()))
+        key = next((name for name in names if flat.get(name) is not None), None)
+        if key is None:
+            raise WireError(
+                "bad-observation",
+                f"no image for camera {camera.name!r} of robot {spec.name!r}; looked for "
+                f"{', '.join(names)} among {', '.join(sorted(flat)) or 'no keys'}",
+            )
+        images[camera.name] = _as_rgb_bytes(flat[key])
+    return images
+
+
+def _state(flat: Mapping[str, Any], spec: RobotSpec) -> NDArray[np.float32]:
+    if "joint_position" in flat and "gripper_position" in flat:
+        parts = [
+            np.atleast_1d(np.asarray(flat[key])) for key in ("joint_position", "gripper_position")
+        ]
+        return _vector(np.concatenate(parts))
+    for key in _STATES:
+        if flat.get(key) is not None:
+            return _vector(flat[key])
+    raise WireError(
+        "bad-observation",
+        f"no state; robot {spec.name!r} needs {len(spec.state)} numbers as `state` "
+        "(or observation/state, proprio, or joint_position and gripper_position)",
+    )
+
+
+def _vector(value: Any) -> NDArray[np.float32]:
+    try:
+        return read_vector(value)
+    except ValueError as error:
+        raise WireError("bad-observation", f"state: {error}") from None
+
+
+def _as_rgb_bytes(value: Any) -> Any:
+    """Arrays as openpi's own transforms take them: floats in [0, 1], channels first, batch of 1."""
+    if not isinstance(value, np.ndarray) or value.ndim < 3:
+        return value
+    if value.ndim == 4 and value.shape[0] == 1:
+        value = value[0]
+    if value.dtype.kind == "f":
+        value = (np.clip(np.nan_to_num(value), 0.0, 1.0) * 255).astype(np.uint8)
+    if value.ndim == 3 and value.shape[0] == 3 and value.shape[2] != 3:
+        value = np.ascontiguousarray(value.transpose(1, 2, 0))
+    return value
+
+
+def _unquote(item: Any) -> Any:
+    """X-VLA sends arrays as JSON text inside JSON."""
+    if isinstance(item, str) and item.startswith('{"__numpy__"'):
+        return load_json(item)
+    return item
+
+
+def _text(key: object) -> str:
+    return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+
+
+def decode_images(images: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
+    """The images of the spec's cameras, decoded; of others, which are refused later, as they came.
+
+    Raises:
+        WireError: `bad-image`, also if a size is not the one that the spec says.
+    """
+    decoded = dict(images)
+    for camera in spec.cameras:
+        if camera.name in images:
+            decoded[camera.name] = decode_image(
+                images[camera.name], name=camera.name, height=camera.height, width=camera.width
+            )
+    return decoded

@@ -1,0 +1,253 @@
+"""The engine: observations in, safe chunks out, one at a time in a thread of its own.
+
+The event loop only hands over and waits. Everything that computes (reading the message, decoding
+images, the policy, the safety stage) runs in the one inference thread. A request takes the active
+W once, so a chunk comes from one W, whatever is swapped meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
+
+import numpy as np
+
+from selfalign.data.observation import Observation, check_observation
+from selfalign.errors import SelfAlignError
+from server.registry import UnknownRobot
+from server.safety import ActionLimits, NonFiniteAction, SafeChunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from selfalign.data.spec import RobotSpec
+    from server.metrics import Metrics
+    from server.registry import Bundle, Registry
+
+_RETRY_AFTER_S = 1
+
+
+class RobotPolicy(Protocol):
+    """The policy as one robot sees it: `selfalign.align.robot_io.RobotIO`, or a fake in tests."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        """The robot."""
+
+    def act(
+        self, observations: list[Observation], w: Any, *, seed: int | None
+    ) -> NDArray[np.float32]:
+        """Chunks `[B, H, A]` in the units of the spec."""
+
+
+class Overloaded(SelfAlignError):
+    """More observations wait than the queue holds."""
+
+    code = "overloaded"
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(
+            f"{depth} observations are waiting already (SELFALIGN_QUEUE_DEPTH); send the next one "
+            "after its predecessor was answered, or ask less often"
+        )
+        self.headers = {"Retry-After": str(_RETRY_AFTER_S)}
+
+
+class NotReady(SelfAlignError):
+    """The engine does not answer, or not yet, or not any more."""
+
+    code = "not-ready"
+    headers: ClassVar = {"Retry-After": str(_RETRY_AFTER_S)}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ActCall:
+    """One observation to answer.
+
+    Attributes:
+        robot: which robot.
+        observation: what it senses.
+        pin: the version of W to use; the active one if None.
+        seed: of the flow noise; unseeded if None.
+        previous_action: `[A]`, the command before this chunk, if known.
+    """
+
+    robot: str
+    observation: Observation
+    pin: int | None = None
+    seed: int | None = None
+    previous_action: NDArray[np.float32] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class ActTiming:
+    """Where the time of one answer went [ms]."""
+
+    queue_ms: float
+    encode_ms: float
+    inference_ms: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ActResult:
+    """A safe chunk and the W that made it."""
+
+    actions: NDArray[np.float32]
+    version: int
+    sha256: str
+    clamped_dims: list[str]
+    timing: ActTiming
+
+
+@final
+class _Seat:
+    """One robot at the engine."""
+
+    def __init__(self, policy: RobotPolicy) -> None:
+        self.policy = policy
+        self.limits = ActionLimits(policy.spec)
+
+
+@final
+class Engine:
+    """Answers observations with the policy.
+
+    Args:
+        registry: where the active W of each robot is read.
+        metrics: where latencies and safety events are counted.
+        queue_depth: how many observations may wait; more are refused at once.
+        prepare_thread: called once in the inference thread, before its first answer.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        *,
+        queue_depth: int,
+        prepare_thread: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._depth = queue_depth
+        self._slots = threading.BoundedSemaphore(queue_depth + 1)
+        self._count = threading.Lock()
+        self._in_flight = 0
+        self._seats: dict[str, _Seat] = {}
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="inference", initializer=prepare_thread
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Observations waiting or being answered. Any thread may read it."""
+        return self._in_flight
+
+    def add_robot(self, policy: RobotPolicy) -> None:
+        """Serve a robot, or serve it with another spec from the next observation on."""
+        self._seats = {**self._seats, policy.spec.name: _Seat(policy)}
+
+    async def act(self, read: Callable[[], ActCall] | ActCall) -> ActResult:
+        """Answer one observation.
+
+        Args:
+            read: the call, or a function that makes it; that runs in the inference thread.
+
+        Raises:
+            Overloaded: the queue is full.
+            SelfAlignError, WireError: the observation cannot be answered.
+        """
+        arrived_ns = time.perf_counter_ns()
+        if not self._slots.acquire(blocking=False):
+            self._metrics.act_queue_dropped.inc()
+            raise Overloaded(self._depth)
+        self._change_in_flight(1)
+        try:
+            future = self._thread.submit(self._answer, read, arrived_ns)
+        except RuntimeError:
+            self._release(None)
+            raise NotReady("the server is stopping") from None
+        # Not in a `finally` here: a request that was cancelled may still be computing.
+        future.add_done_callback(self._release)
+        return await asyncio.wrap_future(future)
+
+    async def warm_up(self) -> None:
+        """Answer one made-up observation for each robot, so that the first real one is not slow."""
+        for robot, seat in self._seats.items():
+            await self.act(ActCall(robot, blank_observation(seat.policy.spec), seed=0))
+
+    def close(self) -> None:
+        """Finish what is being answered, refuse what waits, end the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _release(self, _: Future[ActResult] | None) -> None:
+        self._change_in_flight(-1)
+        self._slots.release()
+
+    def _change_in_flight(self, change: int) -> None:
+        with self._count:
+            self._in_flight += change
+        self._metrics.act_in_flight.inc(change)
+
+    def _answer(self, read: Callable[[], ActCall] | ActCall, arrived_ns: int) -> ActResult:
+        started_ns = time.perf_counter_ns()
+        call = read if isinstance(read, ActCall) else read()
+        bundle = self._bundle(call)
+        seat = self._seats.get(call.robot)
+        if seat is None:
+            raise UnknownRobot(call.robot, sorted(self._seats))
+        check_observation(call.observation, seat.policy.spec)
+        encoded_ns = time.perf_counter_ns()
+        chunk = seat.policy.act([call.observation], bundle.w, seed=call.seed)[0]
+        inferred_ns = time.perf_counter_ns()
+        safe = self._make_safe(seat, chunk, call)
+        timing = ActTiming(
+            queue_ms=(started_ns - arrived_ns) * 1e-6,
+            encode_ms=(encoded_ns - started_ns) * 1e-6,
+            inference_ms=(inferred_ns - encoded_ns) * 1e-6,
+        )
+        self._observe(timing)
+        return ActResult(safe.actions, bundle.version, bundle.sha256, safe.clamped_dims, timing)
+
+    def _bundle(self, call: ActCall) -> Bundle:
+        # The only place where the active W is read: one chunk, one W.
+        if call.pin is None:
+            return self._registry.active(call.robot)
+        return self._registry.get(call.robot, call.pin)
+
+    def _make_safe(self, seat: _Seat, chunk: NDArray[np.float32], call: ActCall) -> SafeChunk:
+        try:
+            safe = seat.limits.apply(chunk, call.previous_action)
+        except NonFiniteAction:
+            self._metrics.safety_events.labels("non_finite").inc()
+            raise
+        if safe.limited:
+            self._metrics.safety_events.labels("limited").inc()
+        if safe.slowed:
+            self._metrics.safety_events.labels("slowed").inc()
+        return safe
+
+    def _observe(self, timing: ActTiming) -> None:
+        latency = self._metrics.act_latency
+        latency.labels("queue").observe(timing.queue_ms * 1e-3)
+        latency.labels("encode").observe(timing.encode_ms * 1e-3)
+        latency.labels("inference").observe(timing.inference_ms * 1e-3)
+
+
+def blank_observation(spec: RobotSpec) -> Observation:
+    """Black images and the middle of the state: an observation that fits the spec."""
+    images = {
+        camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in spec.cameras
+    }
+    state = np.array([(item.low + item.high) / 2 for item in spec.state], np.float32)
+    return Observation(images=images, state=state, instruction=spec.default_instruction)

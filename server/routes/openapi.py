@@ -1,0 +1,108 @@
+"""What `/docs` shows of `/act` and of errors: schemas and examples."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from server.wire.codec import JSON_MEDIA_TYPE, MSGPACK_MEDIA_TYPE
+from server.wire.messages import ActReply, ActRequest
+from server.wire.problems import PROBLEM_MEDIA_TYPE, Problem, problem
+
+_TINY_PNG: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+)
+ACT_EXAMPLE: Final[dict[str, Any]] = {
+    "robot": "panda",
+    "images": {"front": _TINY_PNG},
+    "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 1.0],
+    "instruction": "touch the red cube",
+    "observed_at_s": 12.5,
+    "observation_seq": 42,
+}
+_REPLY_EXAMPLE: Final[dict[str, Any]] = {
+    "actions": [[0.012, -0.004, 0.001, 1.0], [0.011, -0.004, 0.001, 1.0]],
+    "robot": "panda",
+    "w_version": 3,
+    "w_sha256": "9f2c…",
+    "base_sha256": "41aa…",
+    "dt_s": 0.1,
+    "observed_at_s": 12.5,
+    "observation_seq": 42,
+    "clamped_dims": [],
+    "timing": {"queue_ms": 0.1, "encode_ms": 0.4, "inference_ms": 8.9, "total_ms": 9.6},
+}
+
+
+def schema_of(model: type[Any], *, mode: str = "validation") -> dict[str, Any]:
+    """The JSON schema of a message, in one piece."""
+    schema: dict[str, Any] = model.model_json_schema(mode=mode)
+    definitions = schema.pop("$defs", {})
+    inlined = _inline(schema, definitions)
+    assert isinstance(inlined, dict)
+    return inlined
+
+
+def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these problem codes."""
+    replies: dict[int | str, dict[str, Any]] = {}
+    for code in codes:
+        example = problem(code, "what was wrong, what was expected, what to do").model_dump()
+        entry = replies.setdefault(
+            example["status"],
+            {
+                "description": "",
+                "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_of(Problem), "examples": {}}},
+            },
+        )
+        entry["description"] = "; ".join(filter(None, (entry["description"], code)))
+        entry["content"][PROBLEM_MEDIA_TYPE]["examples"][code] = {"value": example}
+    return replies
+
+
+def request_body(model: type[Any], example: Any = None) -> dict[str, Any]:
+    """The `requestBody` of a route that reads JSON or msgpack by itself."""
+    content = {"schema": schema_of(model), **({} if example is None else {"example": example})}
+    return {
+        "required": True,
+        "content": {JSON_MEDIA_TYPE: content, MSGPACK_MEDIA_TYPE: {"schema": content["schema"]}},
+    }
+
+
+def reply_body(model: type[Any], description: str, example: Any = None) -> dict[str, Any]:
+    """One entry of the `responses` of a route that writes JSON or msgpack by itself."""
+    schema = schema_of(model, mode="serialization")
+    content = {"schema": schema, **({} if example is None else {"example": example})}
+    return {
+        "description": description,
+        "content": {JSON_MEDIA_TYPE: content, MSGPACK_MEDIA_TYPE: {"schema": schema}},
+    }
+
+
+def _inline(value: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        reference = value.get("$ref")
+        if isinstance(reference, str):
+            return _inline(definitions[reference.rpartition("/")[2]], definitions)
+        return {key: _inline(item, definitions) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_inline(item, definitions) for item in value]
+    return value
+
+
+ACT_BODY: Final = request_body(ActRequest, ACT_EXAMPLE)
+ACT_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
+    200: reply_body(ActReply, "A chunk of actions", _REPLY_EXAMPLE),
+    **problems(
+        "bad-message",
+        "unknown-robot",
+        "unknown-version",
+        "w-not-resident",
+        "body-too-large",
+        "unsupported-media-type",
+        "bad-observation",
+        "bad-image",
+        "bad-request",
+        "non-finite-action",
+        "overloaded",
+    ),
+}

@@ -1,0 +1,80 @@
+"""`/robots`: the robots that the server knows, and new ones that introduce themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from selfalign.data.spec import RobotSpec
+from server.body import read_value, reply
+from server.routes.info import describe_robot
+from server.routes.openapi import problems, reply_body, request_body
+from server.wire.messages import RobotList, RobotMessage, RobotReply
+
+if TYPE_CHECKING:
+    from server.runtime import Runtime
+
+_MAX_SPEC_BYTES = 2**18
+_EXAMPLE: Final[dict[str, Any]] = {
+    "name": "bench-arm",
+    "rate_hz": 10.0,
+    "cameras": [{"name": "front", "height": 96, "width": 96}],
+    "state": [{"name": "joint_1", "unit": "rad", "low": -2.9, "high": 2.9}],
+    "action": [{"name": "joint_1_delta", "unit": "rad", "low": -0.15, "high": 0.15}],
+}
+
+router = APIRouter(tags=["robots"])
+
+
+@router.get(
+    "/robots",
+    operation_id="list_robots",
+    summary="The robots that the server knows",
+    response_class=Response,
+    responses={200: reply_body(RobotList, "All robots, and which one is the default")},
+)
+async def list_robots(request: Request) -> Response:
+    """Every robot with its spec and its active W."""
+    runtime: Runtime = request.app.state.runtime
+    robots = [describe_robot(runtime, spec) for spec in runtime.robots.values()]
+    return reply(request, {"default": runtime.default_robot, "robots": robots})
+
+
+@router.get(
+    "/robots/{robot}",
+    operation_id="get_robot",
+    summary="One robot",
+    response_class=Response,
+    responses={200: reply_body(RobotReply, "The robot"), **problems("unknown-robot")},
+)
+async def get_robot(request: Request, robot: str) -> Response:
+    """The spec and the active W of one robot."""
+    runtime: Runtime = request.app.state.runtime
+    return reply(request, describe_robot(runtime, runtime.spec(robot)))
+
+
+@router.post(
+    "/robots",
+    operation_id="add_robot",
+    summary="Introduce a robot by its spec",
+    status_code=201,
+    response_class=Response,
+    openapi_extra={"requestBody": request_body(RobotMessage, _EXAMPLE)},
+    responses={
+        200: reply_body(RobotReply, "The robot was known with this very spec"),
+        201: reply_body(RobotReply, "The robot is new; it starts with the base W"),
+        **problems("bad-message", "robot-exists", "body-too-large", "bad-spec"),
+    },
+)
+async def add_robot(request: Request) -> Response:
+    """Serve a robot from now on, also after a restart. Its lineage of W starts at the base.
+
+    Repeating the same spec changes nothing; another spec under a known name is refused.
+    """
+    runtime: Runtime = request.app.state.runtime
+    spec = RobotSpec.from_mapping(await read_value(request, _MAX_SPEC_BYTES))
+    is_new = await asyncio.to_thread(runtime.add_robot, spec)
+    status = 201 if is_new else 200
+    return reply(request, describe_robot(runtime, spec), status=status)

@@ -1,0 +1,184 @@
+"""What a running server holds, built once and closed once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from selfalign.data.spec import RobotSpec
+from selfalign.errors import SelfAlignError, SpecError
+from server.durable import write_atomically
+from server.engine import Engine, RobotPolicy
+from server.metrics import Metrics
+from server.problems import ProblemError
+from server.registry import Registry, SwapEvent, UnknownRobot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from selfalign.model.policy import Policy
+    from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@final
+class Runtime:
+    """The policy, the robots it serves, and the parts that record and align.
+
+    The constructor loads files only. `start` begins threads and processes, `close` ends them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        policy: Policy,
+        *,
+        robot_policy: Callable[[Policy, RobotSpec], RobotPolicy],
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.metrics = Metrics()
+        self.model_info = describe_model(policy, settings.device)
+        self.robots: dict[str, RobotSpec] = {}
+        self.is_ready = False
+        self.started_s = time.monotonic()
+        self._robot_policy = robot_policy
+        self._adding = threading.Lock()
+        self.registry = Registry(
+            settings.data_dir / "w",
+            policy.base_w(),
+            policy.base_sha256,
+            keep_resident=settings.keep_resident,
+        )
+        self.registry.subscribe(self._count_swap)
+        self.engine = Engine(
+            self.registry,
+            self.metrics,
+            queue_depth=settings.queue_depth,
+            prepare_thread=_inference_thread(settings.torch_threads),
+        )
+        for spec in self._stored_specs():
+            self._serve(spec)
+
+    @property
+    def default_robot(self) -> str:
+        """The robot of a request that names none."""
+        return next(iter(self.robots))
+
+    def spec(self, robot: str | None) -> RobotSpec:
+        """The spec of a robot, of the default robot for None. Raises UnknownRobot."""
+        name = robot or self.default_robot
+        spec = self.robots.get(name)
+        if spec is None:
+            raise UnknownRobot(name, sorted(self.robots))
+        return spec
+
+    def add_robot(self, spec: RobotSpec) -> bool:
+        """Serve a robot from now on and remember its spec (blocking: file I/O).
+
+        Returns:
+            True if the robot is new, False if it is known with this very spec.
+
+        Raises:
+            SpecError: the model cannot take this spec.
+            ProblemError: `robot-exists`, a robot of this name has another spec.
+        """
+        with self._adding:
+            known = self.robots.get(spec.name)
+            if known is not None and known.digest == spec.digest:
+                return False
+            if known is not None:
+                raise ProblemError(
+                    "robot-exists",
+                    f"robot {spec.name!r} is known with another spec (sha256 {known.digest[:12]}, "
+                    f"yours {spec.digest[:12]}); W belongs to one spec, so give it a new name",
+                )
+            self._serve(spec)
+            write_atomically(self._robots_dir / f"{spec.name}.yaml", spec.to_yaml().encode())
+            return True
+
+    async def start(self) -> None:
+        """Begin to serve; returns once the policy has answered for each robot."""
+        await self.engine.warm_up()
+        self.is_ready = True
+        self.metrics.ready.set(1)
+
+    async def close(self) -> None:
+        """Stop every thread and process."""
+        self.is_ready = False
+        self.metrics.ready.set(0)
+        await asyncio.to_thread(self.engine.close)
+
+    @property
+    def _robots_dir(self) -> Path:
+        return self.settings.data_dir / "robots"
+
+    def _stored_specs(self) -> list[RobotSpec]:
+        specs = [RobotSpec.from_file(path) for path in self.settings.specs]
+        if not specs:
+            raise SpecError("no robot spec; give one with --spec or SELFALIGN_SPECS")
+        names = {spec.name for spec in specs}
+        for path in sorted(self._robots_dir.glob("*.yaml")):
+            try:
+                spec = RobotSpec.from_file(path)
+            except SelfAlignError as error:
+                logger.warning("a registered robot is left out: %s", error)
+                continue
+            if spec.name not in names:
+                specs.append(spec)
+        return specs
+
+    def _serve(self, spec: RobotSpec) -> None:
+        robot_policy = self._robot_policy(self.policy, spec)
+        self.engine.add_robot(robot_policy)
+        bundle = self.registry.add_robot(spec.name)
+        self.robots = {**self.robots, spec.name: spec}
+        self.metrics.w_active.labels(spec.name).set(bundle.version)
+
+    def _count_swap(self, event: SwapEvent) -> None:
+        self.metrics.w_active.labels(event.robot).set(event.version)
+        self.metrics.w_swaps.labels(event.robot, event.reason).inc()
+
+
+def load_runtime(settings: Settings) -> Runtime:
+    """Load the model and the robot specs that the settings name.
+
+    Raises:
+        SelfAlignError: the model or a spec cannot be used.
+    """
+    # Heavy imports; `python -m server --help` and bad settings do without.
+    from selfalign.align.robot_io import RobotIO
+    from selfalign.model.checkpoint import load_policy, shipped_model_dir
+
+    policy = load_policy(settings.model_dir or shipped_model_dir(), device=settings.device)
+    return Runtime(settings, policy, robot_policy=RobotIO)
+
+
+def _inference_thread(torch_threads: int) -> Callable[[], None]:
+    def prepare() -> None:
+        import torch
+
+        torch.set_num_threads(torch_threads)
+
+    return prepare
+
+
+def describe_model(policy: Policy, device: str) -> dict[str, Any]:
+    """The model as `/info` shows it."""
+    config = policy.config
+    w = policy.base_w()
+    return {
+        "variant": config.variant,
+        "flavour": config.flavour,
+        "base_sha256": policy.base_sha256,
+        "parameters": sum(policy.num_parameters().values()),
+        "w_parameters": int(w.W1.numel() + w.b1.numel()),
+        "image_size": config.vision.image_size,
+        "horizon": config.horizon,
+        "device": device,
+    }

@@ -1,0 +1,58 @@
+"""Settings of the server: the only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SHIPPED_SPECS = Path(__file__).parent / "specs"
+
+
+def shipped_specs() -> tuple[Path, ...]:
+    """The robot specs that come with the server, in order of their file names."""
+    return tuple(sorted(SHIPPED_SPECS.glob("*.yaml")))
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, by argument or by environment variable `SELFALIGN_<NAME>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SELFALIGN_", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    model_dir: Path | None = Field(None, description="Model directory; the shipped model if unset")
+    specs: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default_factory=shipped_specs,
+        description=f"Robot specs (YAML or TOML), separated by {os.pathsep!r}; the first is the "
+        "default robot",
+    )
+    data_dir: Path = Field(Path("data"), description="Play, snapshots of W and robots live here")
+
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1024, description="Largest request body or websocket message [byte]"
+    )
+    queue_depth: int = Field(8, ge=1, description="Observations that may wait for the policy")
+    torch_threads: int = Field(1, ge=1, description="Threads of one policy evaluation")
+    device: str = Field("cpu", description="Torch device of the policy")
+    shutdown_grace_s: int = Field(5, ge=1, description="Time for open requests at shutdown [s]")
+
+    align_mode: Literal["process", "inproc"] = Field(
+        "process", description="Align in a process of its own, or in a thread (Jetson)"
+    )
+    keep_resident: int = Field(3, ge=1, description="Earlier versions of W kept in memory")
+    quota_bytes: int = Field(10 * 2**30, ge=2**20, description="Largest size of the play store")
+    min_free_bytes: int = Field(2**30, ge=0, description="Disk space that play leaves free [byte]")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("specs", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
