@@ -40,6 +40,7 @@ CUBE_YAW_RAD = 0.25
 _START_LOW = np.array([0.36, -0.2, 0.14])
 _START_HIGH = np.array([0.6, 0.2, 0.3])
 _RAMP_SHARE = 0.4
+_FINGER_RAMP_SHARE = 1.0
 
 
 class InvalidAction(SelfAlignError):
@@ -223,9 +224,10 @@ class SimEnv:
         """Run one control step and return whether the task is done."""
         fingers = np.full(2, command.opening_target / 2 - (command.opening_target < 0.005) * 0.01)
         target = np.concatenate([command.joint_target, fingers])
-        start, ramp = self.data.ctrl.copy(), max(1, round(_RAMP_SHARE * self._substeps))
+        start = self.data.ctrl.copy()
+        ramp = np.append(np.full(self.arm.joint_count, _RAMP_SHARE), [_FINGER_RAMP_SHARE] * 2)
         for substep in range(self._substeps):
-            share = min(1.0, (substep + 1) / ramp)
+            share = np.minimum(1.0, (substep + 1) / self._substeps / ramp)
             self.data.ctrl[:] = start + share * (target - start)
             mujoco.mj_step(self.model, self.data)
         mujoco.mj_kinematics(self.model, self.data)

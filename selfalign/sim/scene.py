@@ -20,18 +20,18 @@ OPENING_MAX_M = 0.09
 """Gap between the fingers when the gripper is fully open."""
 TOOL_LENGTH_M = 0.13
 """From the flange to the tool tip, the point midway between the ends of the fingers."""
-TIMESTEP_S = 0.005
+TIMESTEP_S = 0.004
 
-_FINGER = "0.010 0.006 0.036"
+_FINGER = "0.011 0.008 0.036"
 _HEADER = f"""
 <mujoco model="selfalign">
 <compiler angle="radian" autolimits="true"/>
-<option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"
-        iterations="20" ls_iterations="10"/>
+<option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"/>
 <visual><quality shadowsize="0" offsamples="0"/><global offwidth="512" offheight="512"/>
 <map znear="0.05" zfar="20"/>
 <headlight ambient="0.45 0.45 0.45" diffuse="0.35 0.35 0.35" specular="0 0 0"/></visual>
-<default><geom contype="0" conaffinity="0" condim="4" friction="1.2 0.02 0.0001"/>
+<default><geom contype="0" conaffinity="0" condim="4" friction="1.2 0.02 0.0001"
+        solref="0.01 1"/>
 <default class="solid"><geom contype="1" conaffinity="1"/></default></default>
 """
 
@@ -69,10 +69,10 @@ def _gripper_xml() -> str:
     fingers = "".join(
         f'<body name="{side}_finger" pos="0 0 0.058" gravcomp="1">'
         f'<joint name="{side}_finger" type="slide" axis="0 {sign} 0" '
-        f'range="0 {OPENING_MAX_M / 2}" armature="0.2" damping="5"/>'
-        f'<geom class="solid" type="box" size="{_FINGER}" pos="0 {sign * 0.006} 0.036" '
+        f'range="0 {OPENING_MAX_M / 2}" armature="0.1" damping="5"/>'
+        f'<geom class="solid" type="box" size="{_FINGER}" pos="0 {sign * 0.008} 0.036" '
         f'rgba="0.95 0.6 0.1 1" mass="0.05"/>'
-        f'<site name="{side}_tip" pos="0 {sign * 0.006} 0.072"/></body>'
+        f'<site name="{side}_tip" pos="0 {sign * 0.008} 0.072"/></body>'
         for side, sign in (("left", 1), ("right", -1))
     )
     return (
@@ -105,13 +105,13 @@ def _arm_xml(arm: Arm) -> str:
 
 def _servos_xml(arm: Arm) -> str:
     joints = "".join(
-        f'<position name="joint{i}" joint="joint{i}" kp="6000" kv="220" '
+        f'<position name="joint{i}" joint="joint{i}" kp="6000" kv="190" '
         f'ctrlrange="{_numbers(link.limits)}" forcerange="-600 600"/>'
         for i, link in enumerate(arm.links)
     )
     fingers = "".join(
-        f'<position name="{side}_finger" joint="{side}_finger" kp="1500" kv="40" '
-        f'ctrlrange="-0.01 {OPENING_MAX_M / 2}" forcerange="-30 30"/>'
+        f'<position name="{side}_finger" joint="{side}_finger" kp="1500" kv="30" '
+        f'ctrlrange="-0.01 {OPENING_MAX_M / 2}" forcerange="-20 20"/>'
         for side in ("left", "right")
     )
     return joints + fingers
