@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 class Observation(TypedDict, total=False):
     """What the robot senses at one instant, in the units of its spec."""
 
-    images: Required[Mapping[str, NDArray[np.uint8]]]
-    """Camera name -> image [height, width, 3], RGB."""
+    images: Required[Mapping[str, NDArray[np.uint8] | bytes]]
+    """Camera name -> image [height, width, 3], RGB; or the bytes of a JPEG or PNG file."""
     state: Required[NDArray[np.floating] | list[float]]
     """Proprioception [S], in the order of the robot's spec."""
     instruction: NotRequired[str]

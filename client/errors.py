@@ -16,7 +16,7 @@ class ServerUnreachable(ClientError):
     """No connection could be made within the time allowed for it."""
 
     def __init__(self, *, url: str, reason: str, waited_s: float = 0.0) -> None:
-        tried = f" (tried for {waited_s:.1f} s)" if waited_s > 0 else ""
+        tried = f" (tried for {waited_s:.1f} s)" if waited_s >= 0.1 else ""
         super().__init__(
             f"no SelfAlign server answers at {url}{tried}: {reason}; "
             "start one with `make serve` or `python -m server`, or pass another address with --url"

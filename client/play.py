@@ -66,7 +66,7 @@ class PlayRecorder:
         jpeg_quality: int | None = None,
         window: int = 64,
     ) -> None:
-        self._start = {"type": "start", "robot": robot, "meta": dict(meta or {})}
+        self._robot, self._meta = robot, dict(meta or {})
         self._jpeg_quality = jpeg_quality
         self._window = window
         self._socket = Socket(endpoint, "/play", opened=self._begin)
@@ -144,10 +144,10 @@ class PlayRecorder:
 
     def _begin(self, socket: Socket) -> None:
         """First messages of a connection: a new episode, and what the last one did not get."""
-        meta = self._start["meta"]
+        meta = self._meta
         if self._episodes:
             meta = {**meta, "continues": self._episodes[-1].id}
-        socket.send(packed({**self._start, "meta": meta}))
+        socket.send(packed({"type": "start", "robot": self._robot, "meta": meta}))
         answer = _answer(socket.receive())
         if not isinstance(answer, PlayStarted):
             raise ProtocolError(f"expected the start of an episode, got {answer.type!r}")

@@ -106,7 +106,7 @@ class Socket:
 
     def _connect(self) -> ClientConnection:
         try:
-            return connect(
+            opening = connect(
                 self._url,
                 # Deflate costs 18 ms on a pair of raw 224 x 224 images; the robot has no time.
                 compression=None,
@@ -117,6 +117,8 @@ class Socket:
                 ping_timeout=None,
                 proxy=None,
             )
+            # From release 17 on a connection must be entered; `close` is all that its exit does.
+            return opening.__enter__()
         except InvalidStatus as error:
             raise _refused(error, self._url) from error
         except InvalidMessage as error:
@@ -153,7 +155,7 @@ def _refused(error: InvalidStatus, url: str) -> ClientError | _StillStarting:
     if status in {502, 503, 504}:
         return _StillStarting(f"HTTP status {status}")
     try:
-        return ServerProblem.from_body(load_json(body), status=status)
+        return ServerProblem.from_body(load_json(bytes(body)), status=status)
     except WireError:
         return ProtocolError(f"{url} refused the websocket with HTTP status {status}")
 

@@ -1,0 +1,164 @@
+"""`selfalign-client`: look at a server, ask for actions, send play, align, choose W."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from client.commands import align, robot, w
+from client.endpoint import DEFAULT_URL, Endpoint
+from client.errors import ClientError
+from client.retry import Backoff
+
+_EPILOGUE = """examples:
+  selfalign-client status
+  selfalign-client act --blank
+  selfalign-client act --image front=a.png --state 0,0,0,0,0,0,0,1 --instruction "touch it"
+  selfalign-client play --from play.npz
+  selfalign-client align start --steps 50 --follow
+  selfalign-client w list
+  selfalign-client w rollback
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 refused or failed, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        patience = Backoff(give_up_after_s=arguments.wait)
+        endpoint = Endpoint(arguments.url, timeout_s=arguments.timeout, retry=patience)
+        code: int = arguments.run(endpoint, arguments)
+    except (ClientError, ValueError, OSError) as error:
+        print(f"selfalign-client: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="selfalign-client",
+        description="Talk to a SelfAlign server.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    status = _command(commands, "status", robot.status, "what the server is and serves")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    _act(_command(commands, "act", robot.act, "ask for one chunk of actions"))
+    _play(_command(commands, "play", robot.play, "send recorded play"))
+    _robots(_group(commands, "robot", "robots that the server knows"))
+    _align(_group(commands, "align", "improve W on play"))
+    _w(_group(commands, "w", "versions of W"))
+    return parser
+
+
+def _act(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="CAMERA=FILE",
+        help="a PNG or JPEG for each camera",
+    )
+    parser.add_argument("--state", type=_numbers, metavar="X,Y,...", help="in the spec's order")
+    parser.add_argument("--instruction", help="what to do, in words")
+    parser.add_argument("--w-version", type=int, help="use this version of W, not the active one")
+    parser.add_argument(
+        "--blank",
+        action="store_true",
+        help="black images and mid-range states for what is not given: does it answer?",
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _play(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="file",
+        type=Path,
+        required=True,
+        metavar="FILE.npz",
+        help="images/<camera> [n,h,w,3] uint8, state [n,S], action [n,A], t_ns [n]",
+    )
+
+
+def _robots(commands: Any) -> None:
+    _command(commands, "list", robot.list_robots, "the robots and their specs")
+    add = _command(commands, "add", robot.add, "make a robot known")
+    add.add_argument("file", type=Path, help="its spec: .yaml, .toml or .json")
+
+
+def _align(commands: Any) -> None:
+    start = _command(commands, "start", align.start, "begin a session")
+    start.add_argument("--episodes", nargs="+", metavar="ID", help="instead of the latest play")
+    budget = start.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="how many steps (default 50)")
+    budget.add_argument("--seconds", type=float, help="how long")
+    start.add_argument(
+        "--off",
+        action="append",
+        default=[],
+        choices=("inverse_dynamics", "dynamics", "perception"),
+        help="leave out this loss",
+    )
+    start.add_argument(
+        "--manual", action="store_true", help="leave it to `w activate` to serve the result"
+    )
+    start.add_argument("--note", default="", help="kept with the version")
+    start.add_argument("--follow", action="store_true", help="watch it until it ends")
+    watch = _command(commands, "watch", align.watch, "follow a session until it ends")
+    watch.add_argument("session", nargs="?", help="the newest if left out")
+    stop = _command(commands, "stop", align.stop, "stop a session; W stays what it is")
+    stop.add_argument("session", nargs="?", help="the newest if left out")
+    _command(commands, "list", align.list_sessions, "all sessions")
+
+
+def _w(commands: Any) -> None:
+    _command(commands, "list", w.list_versions, "all versions of a robot")
+    get = _command(commands, "get", w.get, "download a version as safetensors")
+    get.add_argument("version", type=int)
+    get.add_argument("-o", "--output", type=Path, help="file to write; w-VERSION.safetensors")
+    upload = _command(commands, "upload", w.upload, "add a version from a file")
+    upload.add_argument("file", type=Path)
+    upload.add_argument("--activate", action="store_true", help="and serve it")
+    activate = _command(commands, "activate", w.activate, "serve a version")
+    activate.add_argument("version", type=int)
+    _command(commands, "rollback", w.rollback, "serve the version that was active before")
+
+
+def _group(commands: Any, name: str, text: str) -> Any:
+    group = commands.add_parser(name, help=text, description=text)
+    return group.add_subparsers(required=True, metavar="COMMAND")
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[Endpoint, argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"the server ({DEFAULT_URL})")
+    parser.add_argument("--robot", help="which robot; the server's default robot if left out")
+    parser.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S", help="longest wait for a reply (10)"
+    )
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="S", help="keep trying to connect this long (0)"
+    )
+    return parser
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list like 0,0.5,-1") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

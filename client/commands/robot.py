@@ -1,0 +1,184 @@
+"""`status`, `act`, `play` and `robot`: what a robot says and is told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from client.chunk import ActionChunk, Observation
+from client.endpoint import Endpoint
+from client.errors import ClientError
+from client.operator_client import OperatorClient, ServerStatus
+from client.play_file import PlayFile
+from client.robot_client import RobotClient
+from client.tables import duration, size, table
+from server.wire.codec import dump_json
+from server.wire.messages import RobotReply
+
+
+def status(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
+    """Print what the server is and serves."""
+    with OperatorClient(endpoint) as operator:
+        found = operator.status(robot=arguments.robot)
+    if arguments.json:
+        print(json.dumps(_plain(found)))
+        return 0
+    model = found.info.model
+    print(
+        f"{endpoint.http_url}  {found.info.name} {found.info.version}, "
+        f"up {duration(found.info.uptime_s)}, alignment {found.info.align_mode}"
+    )
+    print(
+        f"model {model.variant} ({model.flavour}), {model.parameters:,} parameters, W "
+        f"{model.w_parameters:,}, {model.image_size} px, {model.horizon} steps, {model.device}, "
+        f"{model.base_sha256[:12]}\n"
+    )
+    print(_robot_table(found.info.robots))
+    running = [session for session in found.sessions if not session.is_final]
+    for session in running:
+        print(f"\naligning {session.robot}: {session.id} {session.state}, step {session.step}")
+    steps = sum(episode.length for episode in found.play.episodes)
+    print(
+        f"\nplay: {len(found.play.episodes)} episodes, {steps} steps; "
+        f"{size(found.play.free_bytes)} free of {size(found.play.quota_bytes)}"
+    )
+    return 0
+
+
+def act(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
+    """Print the chunk for one observation."""
+    with RobotClient(endpoint, robot=arguments.robot, transport="http") as client:
+        spec = _spec(client, arguments.robot)
+        observation = _observation(arguments, spec)
+        chunk = client.act(observation, w_version=arguments.w_version)
+    if arguments.json:
+        print(dump_json(vars(chunk) | {"actions": chunk.actions.tolist()}).decode())
+    else:
+        print(_chunk_text(chunk, [item["name"] for item in spec["action"]]))
+    return 0
+
+
+def play(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
+    """Send the steps of a file as one episode."""
+    file = PlayFile.read(arguments.file)
+    with (
+        RobotClient(endpoint, robot=arguments.robot) as client,
+        client.play(meta={"file": arguments.file.name}) as recorder,
+    ):
+        steps = tqdm(file.steps(), total=len(file), desc="play", unit="step", leave=False)
+        for observation, action, t_ns in steps:
+            recorder.step(observation, action, t_ns=t_ns)
+    for episode in recorder.episodes:
+        print(f"episode {episode.id}: {episode.durable} steps on the server's disk")
+    return 0
+
+
+def list_robots(endpoint: Endpoint, _: argparse.Namespace) -> int:
+    """Print the robots that the server knows."""
+    with OperatorClient(endpoint) as operator:
+        found = operator.robots()
+    print(_robot_table(found.robots))
+    print(f"\ndefault: {found.default}")
+    return 0
+
+
+def add(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
+    """Make the robot of a spec file known."""
+    spec = _read_spec(arguments.file)
+    with OperatorClient(endpoint) as operator:
+        reply = operator.add_robot(spec)
+    print(f"robot {reply.robot} is known, W version {reply.w_version} serves it")
+    return 0
+
+
+def _plain(found: ServerStatus) -> dict[str, Any]:
+    return {
+        "info": found.info.model_dump(mode="json"),
+        "w": [item.model_dump(mode="json") for item in found.versions],
+        "sessions": [item.model_dump(mode="json") for item in found.sessions],
+        "play": found.play.model_dump(mode="json"),
+    }
+
+
+def _robot_table(robots: list[RobotReply]) -> str:
+    rows = []
+    for item in robots:
+        spec = item.spec
+        cameras = ", ".join(
+            f"{camera['name']} {camera['height']}x{camera['width']}" for camera in spec["cameras"]
+        )
+        numbers = (len(spec["state"]), len(spec["action"]), f"{spec['rate_hz']:g} Hz")
+        rows.append([item.robot, item.w_version, item.w_sha256[:12], *numbers, cameras])
+    return table(["robot", "W", "sha256", "state", "action", "rate", "cameras"], rows)
+
+
+def _spec(client: RobotClient, robot: str | None) -> dict[str, Any]:
+    info = client.info()
+    name = robot or info.default_robot
+    for item in info.robots:
+        if item.robot == name:
+            return item.spec
+    known = ", ".join(item.robot for item in info.robots)
+    raise ClientError(f"the server knows no robot {name!r}; it knows {known}")
+
+
+def _observation(arguments: argparse.Namespace, spec: dict[str, Any]) -> Observation:
+    images: dict[str, Any] = {}
+    for pair in arguments.image:
+        camera, separator, file = pair.partition("=")
+        if not separator:
+            raise ClientError(f"--image {pair!r}: expected CAMERA=FILE, like front=scene.png")
+        images[camera] = Path(file).read_bytes()
+    state = arguments.state
+    if arguments.blank:
+        for camera in spec["cameras"]:
+            blank = np.zeros((camera["height"], camera["width"], 3), np.uint8)
+            images.setdefault(camera["name"], blank)
+        state = state or [(item["low"] + item["high"]) / 2 for item in spec["state"]]
+    if state is None:
+        names = ",".join(item["name"] for item in spec["state"])
+        raise ClientError(f"--state is missing; give {names} (or --blank to try without)")
+    observation: Observation = {"images": images, "state": state}
+    if arguments.instruction is not None:
+        observation["instruction"] = arguments.instruction
+    return observation
+
+
+def _chunk_text(chunk: ActionChunk, names: list[str]) -> str:
+    rows = [
+        [f"{i * chunk.dt_s:.2f} s", *(float(value) for value in row)]
+        for i, row in enumerate(chunk.actions)
+    ]
+    clamped = ", ".join(map(str, chunk.clamped_dims))
+    lines = [
+        table(["at", *names], rows),
+        f"\nrobot {chunk.robot}, W version {chunk.w_version} ({chunk.w_sha256[:12]})",
+        f"{chunk.timing.get('inference_ms', 0):.1f} ms inference, "
+        f"{1000 * chunk.round_trip_s:.1f} ms in all",
+    ]
+    return "\n".join(lines + ([f"limited by the spec: {clamped}"] if clamped else []))
+
+
+def _read_spec(path: Path) -> dict[str, Any]:
+    text = path.read_text()
+    if path.suffix == ".json":
+        spec = json.loads(text)
+    elif path.suffix == ".toml":
+        spec = tomllib.loads(text)
+    else:
+        # Only this command reads YAML; a robot's controller needs none.
+        import yaml
+
+        try:
+            spec = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ClientError(f"{path} is not YAML: {error}") from error
+    if not isinstance(spec, dict):
+        raise ClientError(f"{path} holds no robot spec: expected a mapping of fields")
+    return spec

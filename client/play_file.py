@@ -1,0 +1,97 @@
+"""Play in a file: what a robot without a network wrote, to be sent later.
+
+A numpy archive (`.npz`) with, for n steps: `images/<camera>` [n, height, width, 3] uint8, `state`
+[n, S], `action` [n, A] (executed after the observation of the same row), `t_ns` [n] int64, and
+optionally `instruction` (one text).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.chunk import Observation
+from client.errors import ClientError
+
+_IMAGES: Final = "images/"
+
+
+class BadPlayFile(ClientError):
+    """A file of play that cannot be used."""
+
+
+@final
+@dataclass(frozen=True)
+class PlayFile:
+    """Consecutive play steps of one robot."""
+
+    images: dict[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    t_ns: NDArray[np.int64]
+    instruction: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Load a file.
+
+        Raises:
+            BadPlayFile: It is not of the format, saying in what.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise BadPlayFile(f"{path} is no numpy archive (.npz) of play: {error}") from error
+        missing = [name for name in ("state", "action", "t_ns") if name not in arrays]
+        images = {
+            name.removeprefix(_IMAGES): array
+            for name, array in arrays.items()
+            if name.startswith(_IMAGES)
+        }
+        if missing or not images:
+            wanted = missing or [f"{_IMAGES}<camera>"]
+            raise BadPlayFile(f"{path} lacks {', '.join(wanted)}; it holds {sorted(arrays)}")
+        lengths = {name: len(arrays[name]) for name in ("state", "action", "t_ns")}
+        lengths |= {_IMAGES + name: len(array) for name, array in images.items()}
+        if len(set(lengths.values())) != 1:
+            raise BadPlayFile(f"{path} holds arrays of different length: {lengths}")
+        instruction = str(arrays["instruction"]) if "instruction" in arrays else None
+        return cls(
+            images=images,
+            state=arrays["state"].astype(np.float32),
+            action=arrays["action"].astype(np.float32),
+            t_ns=arrays["t_ns"].astype(np.int64),
+            instruction=instruction,
+        )
+
+    def write(self, path: Path) -> None:
+        """Save to a file that `read` takes."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            _IMAGES + name: array for name, array in self.images.items()
+        }
+        arrays |= {"state": self.state, "action": self.action, "t_ns": self.t_ns}
+        if self.instruction is not None:
+            arrays["instruction"] = np.asarray(self.instruction)
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    def __len__(self) -> int:
+        return len(self.t_ns)
+
+    def steps(self) -> Iterator[tuple[Observation, NDArray[np.float32], int]]:
+        """Observation, action executed after it, and time of the observation [ns], in order."""
+        for i in range(len(self)):
+            observation: Observation = {
+                "images": {name: array[i] for name, array in self.images.items()},
+                "state": self.state[i],
+            }
+            if self.instruction is not None:
+                observation["instruction"] = self.instruction
+            yield observation, self.action[i], int(self.t_ns[i])

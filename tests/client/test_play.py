@@ -1,0 +1,165 @@
+"""Streaming play: acknowledgements, a full window, a broken connection, refusals."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.sync.server import ServerConnection
+
+from client import Backoff, Endpoint, PlayRecorder, ServerProblem
+from server.wire.problems import problem
+from tests.fakes.wire_server import receive, send, websocket_server
+
+QUICK = Backoff(first_s=0.01, longest_s=0.02, give_up_after_s=30)
+
+
+class FakeRecorder:
+    """Server side of `/play`; blocks of 4 steps are acknowledged."""
+
+    def __init__(self) -> None:
+        self.episodes: list[list[Any]] = []
+        self.starts: list[Any] = []
+        self.break_after: int | None = None
+        self.refuse_step: int | None = None
+        self.acknowledges = True
+
+    def talk(self, connection: ServerConnection) -> None:
+        steps: list[Any] = []
+        while True:
+            message = receive(connection)
+            kind = message["type"]
+            name = f"e{len(self.episodes)}"
+            if kind == "start":
+                self.starts.append(message)
+                self.episodes.append(steps)
+                send(connection, {"type": "started", "episode": f"e{len(self.episodes)}"})
+            elif kind == "step":
+                if self.refuse_step == len(steps):
+                    self.refuse_step = None
+                    body = problem("bad-play-step", "state is NaN").model_dump()
+                    send(connection, {"type": "error", "problem": body})
+                    continue
+                steps.append(message)
+                if self.break_after == len(steps):
+                    self.break_after = None
+                    connection.socket.close()
+                    return
+                if len(steps) % 4 == 0 and self.acknowledges:
+                    self._ack(connection, name, steps)
+            elif kind == "sync":
+                self._ack(connection, name, steps)
+            else:
+                send(connection, {"type": "sealed", "episode": name, "length": len(steps)})
+
+    def _ack(self, connection: ServerConnection, name: str, steps: list[Any]) -> None:
+        n = len(steps)
+        send(
+            connection,
+            {"type": "ack", "episode": name, "received": n, "durable": n // 4 * 4},
+        )
+
+
+def observation(i: int) -> Any:
+    return {"images": {"front": np.full((2, 2, 3), i, np.uint8)}, "state": [float(i)]}
+
+
+def lose_camera() -> None:
+    raise OSError("camera gone")
+
+
+def numbers(steps: list[Any]) -> list[float]:
+    return [float(step["action"][0]) for step in steps]
+
+
+def test_steps_arrive_in_order_and_the_episode_is_sealed() -> None:
+    fake = FakeRecorder()
+    with (
+        websocket_server(fake.talk) as url,
+        PlayRecorder(Endpoint(url), robot="arm", meta={"by": "test"}) as play,
+    ):
+        for i in range(10):
+            play.step(observation(i), [i], t_ns=100 * i)
+    assert numbers(fake.episodes[0]) == list(range(10))
+    assert [step["t_ns"] for step in fake.episodes[0]] == list(range(0, 1000, 100))
+    assert fake.starts == [{"type": "start", "robot": "arm", "meta": {"by": "test"}}]
+    (episode,) = play.episodes
+    assert (episode.id, episode.received, episode.durable, episode.is_sealed) == (
+        "e1",
+        10,
+        10,
+        True,
+    )
+
+
+def test_sync_waits_until_all_is_received_and_says_what_is_durable() -> None:
+    fake = FakeRecorder()
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url)) as play:
+        for i in range(6):
+            play.step(observation(i), [i])
+        episode = play.sync()
+        assert (episode.received, episode.durable, episode.is_sealed) == (6, 4, False)
+
+
+def test_time_stamps_are_monotonic_by_default() -> None:
+    fake = FakeRecorder()
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url)) as play:
+        for i in range(3):
+            play.step(observation(i), [i])
+        play.sync()
+    times = [step["t_ns"] for step in fake.episodes[0]]
+    assert times == sorted(times)
+    assert times[0] > 0
+
+
+def test_a_full_window_waits_for_the_server() -> None:
+    fake = FakeRecorder()
+    fake.acknowledges = False
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url), window=3) as play:
+        for i in range(3):
+            play.step(observation(i), [i])
+        assert play.episodes[0].received == 3
+
+
+def test_a_broken_connection_continues_in_a_new_episode_without_loss() -> None:
+    fake = FakeRecorder()
+    fake.break_after = 6
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url, retry=QUICK)) as play:
+        for i in range(20):
+            play.step(observation(i), [i])
+    first, second = (numbers(steps) for steps in fake.episodes)
+    assert sorted({*first, *second}) == list(range(20))
+    assert second == list(range(int(second[0]), 20)), "consecutive, so its transitions hold"
+    assert fake.starts[1]["meta"] == {"continues": "e1"}
+    assert [episode.is_sealed for episode in play.episodes] == [False, True]
+
+
+def test_a_refused_step_is_raised_and_recording_can_go_on() -> None:
+    fake = FakeRecorder()
+    fake.refuse_step = 2
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url)) as play:
+        for i in range(3):
+            play.step(observation(i), [i])
+        with pytest.raises(ServerProblem, match="state is NaN"):
+            play.sync()
+        play.step(observation(3), [3])
+        assert play.sync().received == 3
+    assert numbers(fake.episodes[0]) == [0, 1, 3]
+
+
+def test_an_exception_of_the_robot_leaves_the_episode_unsealed() -> None:
+    fake = FakeRecorder()
+    with (
+        websocket_server(fake.talk) as url,
+        pytest.raises(OSError, match="camera"),
+        PlayRecorder(Endpoint(url)) as play,
+    ):
+        play.step(observation(0), [0])
+        lose_camera()
+    assert not play.episodes[0].is_sealed
+
+
+def test_ending_twice_is_fine() -> None:
+    fake = FakeRecorder()
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url)) as play:
+        play.step(observation(0), [0])
+        assert play.end() == play.end()
