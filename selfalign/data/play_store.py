@@ -1,0 +1,322 @@
+"""The play store: episodes of recorded play in one directory.
+
+    <root>/
+      .lock         held by the one process that writes
+      staging/      episodes being written; recovery looks only here
+      episodes/     sealed, immutable
+      pins/         one empty file for each episode that must not be deleted
+      quarantine/   what recovery could not make sense of; never deleted by us
+      trash/        on its way out
+
+An episode appears in `episodes/` by one rename, so it is there whole or not at all.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self, final
+
+from pydantic import JsonValue
+
+from selfalign.data.episode_layout import (
+    SCHEMA,
+    DamagedEpisode,
+    EpisodeRecord,
+    create_arrays,
+    files_below,
+    fsync_path,
+    write_record,
+)
+from selfalign.data.episode_reader import EpisodeInfo, EpisodeRangeError, EpisodeReader
+from selfalign.data.episode_writer import (
+    EpisodeClosed,
+    EpisodeWriter,
+    StoreFull,
+    StoreWriteError,
+    disk_error,
+)
+from selfalign.data.play_codec import Codec, register_codecs
+from selfalign.data.play_reader import PlayReader, StoreFolders, UnknownEpisode, free_bytes
+from selfalign.data.play_recovery import RecoveryReport, recover
+from selfalign.data.play_step import BadPlayStep, EpisodeSlice, PlayStep
+from selfalign.data.spec import RobotSpec
+from selfalign.errors import StoreError
+
+__all__ = [
+    "BadPlayStep",
+    "DamagedEpisode",
+    "EpisodeClosed",
+    "EpisodeInfo",
+    "EpisodeRangeError",
+    "EpisodeReader",
+    "EpisodeSlice",
+    "EpisodeWriter",
+    "PinnedEpisode",
+    "PlayReader",
+    "PlayStep",
+    "PlayStore",
+    "RecoveryReport",
+    "StoreFull",
+    "StoreLocked",
+    "StoreWriteError",
+    "UnknownEpisode",
+]
+
+logger = logging.getLogger(__name__)
+
+_MAX_META_BYTES = 1 << 16
+
+# Room that must be there before an episode is begun [byte].
+_METADATA_ROOM = 1 << 16
+
+
+@final
+class StoreLocked(StoreError):
+    """Another process, or another PlayStore of this one, writes to the same root."""
+
+
+@final
+class PinnedEpisode(StoreError):
+    """A pinned episode was to be deleted."""
+
+
+@final
+class PlayStore:
+    """The writing side of the play store. One process at a time, and in it one thread.
+
+    When room is needed, the oldest sealed episodes that are not pinned are deleted; when that
+    does not help, `StoreFull` is raised and nothing is deleted.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        quota_bytes: int,
+        min_free_bytes: int,
+        block_steps: int = 16,
+        codec: Codec = "raw",
+        fsync_blocks: bool = False,
+        disk_free: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        """Lock the store at `root`, which is created if need be, and recover what is unfinished.
+
+        Args:
+            root: directory of the store.
+            quota_bytes: most that all episodes together may take on disk.
+            min_free_bytes: what is to stay free on the file system.
+            block_steps: steps that are written at once; what a crash can lose.
+            codec: how images are kept: `raw`, `zstd` or `jpeg` (lossy).
+            fsync_blocks: flush every block to the device, so that not even a power cut loses a
+                step below the watermark. Costs some 10 ms of waiting a block.
+            disk_free: how the free space is found out.
+
+        Raises:
+            StoreLocked: somebody else writes there.
+            StoreError: a parameter is out of range or the directory cannot be used.
+        """
+        _check_parameters(quota_bytes, min_free_bytes, block_steps)
+        self._quota_bytes, self._min_free_bytes = quota_bytes, min_free_bytes
+        self._block_steps, self._codec, self._fsync_blocks = block_steps, codec, fsync_blocks
+        self._disk_free = disk_free
+        register_codecs()
+        self._reader = PlayReader(root)
+        self._folders = self._reader.folders
+        self._lock = _lock(self._folders)
+        self.recovery = recover(self._folders)
+        self._live: dict[str, EpisodeWriter] = {}
+        self._fixed_bytes = _size(self._folders.quarantine) + _size(self._folders.staging)
+
+    @staticmethod
+    def reader(root: Path) -> PlayReader:
+        """Open a store for reading, in any process, without the lock."""
+        return PlayReader(root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def start_episode(
+        self, spec: RobotSpec, *, meta: Mapping[str, JsonValue] | None = None
+    ) -> EpisodeWriter:
+        """Begin an episode of the robot that `spec` describes. Several can be open at once.
+
+        Args:
+            spec: kept with the episode.
+            meta: anything worth knowing later, as JSON of at most 64 KiB.
+
+        Raises:
+            StoreFull: no room for even one block.
+            StoreError: `meta` is not JSON or too large, or the disk refused.
+        """
+        self._require_open()
+        self.make_room(_METADATA_ROOM)
+        now = datetime.now(UTC)
+        record = _new_record(spec, meta or {}, now, codec=self._codec, block=self._block_steps)
+        path = self._folders.staged_path(record.id)
+        try:
+            arrays = create_arrays(path, spec, codec=self._codec, block=self._block_steps)
+            record = record.model_copy(update={"bytes": _size(path)})
+            write_record(path, record, fsync=False)
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise disk_error(record.id, error) from error
+        writer = EpisodeWriter(path, record, arrays, home=self, fsync_blocks=self._fsync_blocks)
+        self._live[record.id] = writer
+        return writer
+
+    def episodes(self) -> list[EpisodeInfo]:
+        """Return all episodes, sealed or being written, oldest first."""
+        return self._reader.episodes()
+
+    def open(self, episode_id: str) -> EpisodeReader:
+        """Open an episode for reading. Raises UnknownEpisode, DamagedEpisode."""
+        return self._reader.open(episode_id)
+
+    def pin(self, episode_id: str) -> None:
+        """Keep an episode from being deleted until `unpin`. Raises UnknownEpisode."""
+        self._reader.pin(episode_id)
+
+    def unpin(self, episode_id: str) -> None:
+        """Allow an episode to be deleted again."""
+        self._reader.unpin(episode_id)
+
+    def delete(self, episode_id: str) -> None:
+        """Delete a sealed episode.
+
+        Raises:
+            PinnedEpisode: unpin it first.
+            UnknownEpisode: no sealed episode of that name; one being written is aborted instead.
+        """
+        self._require_open()
+        if episode_id not in self._reader.sealed_records():
+            raise UnknownEpisode(f"no sealed episode {episode_id[:80]!r} in {self._folders.root}")
+        if self._reader.is_pinned(episode_id):
+            raise PinnedEpisode(f"episode {episode_id} is pinned; unpin it first")
+        self.discard(self._folders.sealed_path(episode_id))
+
+    def used_bytes(self) -> int:
+        """What counts against the quota: episodes, open ones too, and quarantine [byte]."""
+        sealed = sum(record.bytes for record in self._reader.sealed_records().values())
+        return sealed + sum(writer.nbytes for writer in self._live.values()) + self._fixed_bytes
+
+    def close(self) -> None:
+        """Seal what is open and release the lock. What cannot be sealed waits for recovery."""
+        for writer in list(self._live.values()):
+            try:
+                writer.seal(discard_pending=True)
+            except (StoreFull, StoreWriteError) as error:
+                logger.warning("left for recovery: %s", error)
+        self._live.clear()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # What an EpisodeWriter asks of its home.
+
+    def make_room(self, nbytes: int) -> None:
+        """Delete old episodes until `nbytes` more fit. Raises StoreFull; then none is deleted."""
+        sealed = self._reader.sealed_records()
+        victims = [r for i, r in sorted(sealed.items()) if not self._reader.is_pinned(i)]
+        used, free = self.used_bytes(), self._disk_free(self._folders.root)
+        excess = max(used + nbytes - self._quota_bytes, self._min_free_bytes + nbytes - free)
+        if excess > sum(victim.bytes for victim in victims):
+            msg = (
+                f"no room for {nbytes} more bytes of play: {used} of {self._quota_bytes} used, "
+                f"{free} free on disk of which {self._min_free_bytes} must stay; delete or unpin "
+                "episodes, empty quarantine/, or raise the quota"
+            )
+            raise StoreFull(msg)
+        while excess > 0:
+            victim = victims.pop(0)
+            logger.info("episode %s is deleted to make room", victim.id)
+            self.discard(self._folders.sealed_path(victim.id))
+            excess -= victim.bytes
+
+    def publish(self, path: Path, record: EpisodeRecord) -> EpisodeInfo:
+        """Move a finished episode to the sealed ones. Raises OSError."""
+        path.rename(self._folders.sealed_path(record.id))
+        self._live.pop(record.id, None)
+        fsync_path(self._folders.episodes)
+        fsync_path(self._folders.staging)
+        return EpisodeInfo.of(record, pinned=self._reader.is_pinned(record.id))
+
+    def discard(self, path: Path) -> None:
+        """Delete an episode: out of sight by one rename, then file by file. Raises OSError."""
+        self._live.pop(path.stem, None)
+        doomed = self._folders.trash / path.name
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _require_open(self) -> None:
+        if self._lock < 0:
+            raise StoreError(f"the play store at {self._folders.root} is closed")
+
+
+def _check_parameters(quota_bytes: int, min_free_bytes: int, block_steps: int) -> None:
+    if quota_bytes <= 0 or min_free_bytes < 0:
+        msg = (
+            f"expected quota_bytes > 0 and min_free_bytes >= 0, got {quota_bytes}, {min_free_bytes}"
+        )
+        raise StoreError(msg)
+    if not 1 <= block_steps <= 4096:
+        raise StoreError(f"expected 1 <= block_steps <= 4096, got {block_steps}")
+
+
+def _lock(folders: StoreFolders) -> int:
+    """Create the folders and lock the root; return the descriptor that holds the lock."""
+    try:
+        for folder in ("staging", "episodes", "pins", "quarantine", "trash"):
+            (folders.root / folder).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folders.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"{folders.root} cannot hold a play store: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        msg = (
+            f"{folders.root} is being written by another process (pid {holder}); stop it, or open "
+            "the store with PlayStore.reader"
+        )
+        raise StoreLocked(msg) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _new_record(
+    spec: RobotSpec, meta: Mapping[str, JsonValue], now: datetime, *, codec: Codec, block: int
+) -> EpisodeRecord:
+    stamp = now.strftime("%Y%m%dT%H%M%S") + f"{now.microsecond // 1000:03d}"
+    try:
+        text = json.dumps(meta, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"meta of an episode must be JSON: {error}") from error
+    if len(text) > _MAX_META_BYTES:
+        raise StoreError(f"meta of an episode takes {len(text)} bytes, at most {_MAX_META_BYTES}")
+    return EpisodeRecord(
+        schema_version=SCHEMA,
+        id=f"{stamp}-{secrets.token_hex(3)}",
+        spec=spec,
+        created_at=now.isoformat(timespec="milliseconds"),
+        meta=json.loads(text),
+        codec=codec,
+        block_steps=block,
+        length=0,
+        bytes=0,
+        instructions=(),
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in files_below(path))
