@@ -15,10 +15,10 @@ from selfalign.align.aligner import Aligner, AlignmentConfig
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import RobotSpec
-from selfalign.model.checkpoint import load_policy, shipped_model_dir
 from server.settings import shipped_specs
 from tests.benchmarks.figure import Figure, percentile, rounded
 from tests.benchmarks.robot import play_step
+from tests.benchmarks.served_model import load_served_policy
 
 STEPS = 40
 TRANSITIONS = 32
@@ -29,7 +29,7 @@ def measure() -> Iterator[Figure]:
     """`align_step_uncached_over_cached`."""
     torch.set_num_threads(1)
     spec = RobotSpec.from_file(shipped_specs()[0])
-    io = RobotIO(load_policy(shipped_model_dir()), spec)
+    io = RobotIO(load_served_policy(), spec)
     episode = random_episode(spec, PLAY_STEPS + io.policy.config.stride)
     starts = np.random.default_rng(0).permutation(PLAY_STEPS)[:TRANSITIONS]
     aligner = Aligner(io.policy, AlignmentConfig(batch_size=TRANSITIONS))

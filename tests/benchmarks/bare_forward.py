@@ -10,7 +10,7 @@ import torch
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.observation import Observation
 from selfalign.data.spec import RobotSpec
-from selfalign.model.checkpoint import load_policy, shipped_model_dir
+from tests.benchmarks.served_model import load_served_policy
 
 
 class BareForward:
@@ -18,7 +18,7 @@ class BareForward:
 
     def __init__(self, spec: dict[str, Any], observation: dict[str, Any]) -> None:
         torch.set_num_threads(1)
-        self._io = RobotIO(load_policy(shipped_model_dir()), RobotSpec.model_validate(spec))
+        self._io = RobotIO(load_served_policy(), RobotSpec.model_validate(spec))
         self._w = self._io.policy.base_w()
         self._inputs = self._io.encode(
             [

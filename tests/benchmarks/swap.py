@@ -17,10 +17,10 @@ import torch
 from websockets.sync.client import connect
 
 from selfalign.align.snapshot import SnapshotMeta, encode_snapshot
-from selfalign.model.checkpoint import load_policy, shipped_model_dir
 from server.wire.codec import pack, unpack
 from tests.benchmarks.figure import Figure, percentile, rounded
 from tests.benchmarks.robot import observation
+from tests.benchmarks.served_model import load_served_policy
 from tests.benchmarks.server_process import ServerProcess
 
 SWAPS = 1000
@@ -158,7 +158,7 @@ def reference(server: ServerProcess, seen: dict[str, object], version: int) -> n
 
 def upload(server: ServerProcess, robot: str, seed: int) -> int:
     """A W near the base, uploaded; its version."""
-    policy = load_policy(shipped_model_dir())
+    policy = load_served_policy()
     generator = torch.Generator().manual_seed(seed)
     w = policy.base_w().map(lambda x: x + 0.05 * torch.randn(x.shape, generator=generator))
     meta = SnapshotMeta(
