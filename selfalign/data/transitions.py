@@ -1,0 +1,78 @@
+"""Which steps of an episode begin a transition: no gap in time and no end in between."""
+
+from typing import final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from selfalign.errors import SelfAlignError
+
+
+@final
+class TransitionError(SelfAlignError):
+    """The time stamps or parameters cannot describe transitions."""
+
+
+def transition_starts(
+    t_ns: ArrayLike, length: int, *, stride: int, period_ns: int, tolerance: float = 0.5
+) -> NDArray[np.int64]:
+    """Return the steps i for which i to i + stride follow one another without a gap.
+
+    The transition that begins at i takes observation i, actions i to i + stride - 1 and observation
+    i + stride. Two steps follow one another if the time between them is one period within
+    `tolerance`; a step that comes too early, or from a clock that was set back, is a gap as well.
+
+    Args:
+        t_ns: time stamps of one episode, at least `length` of them [ns].
+        length: steps that count.
+        stride: k, in steps.
+        period_ns: time between two steps at the robot's rate [ns].
+        tolerance: largest deviation, as a share of the period.
+
+    Raises:
+        TransitionError: a parameter is out of range or there are fewer time stamps than steps.
+    """
+    times = np.asarray(t_ns)
+    _check(times, length, stride=stride, period_ns=period_ns, tolerance=tolerance)
+    if length <= stride:
+        return np.empty(0, dtype=np.int64)
+    elapsed = np.diff(times[:length].astype(np.int64))
+    is_gap = np.abs(elapsed - period_ns) > tolerance * period_ns
+    gaps_before = np.concatenate([[0], np.cumsum(is_gap)])
+    gaps_inside = gaps_before[stride:] - gaps_before[:-stride]
+    return np.flatnonzero(gaps_inside == 0).astype(np.int64)
+
+
+def split_held_out(
+    starts: NDArray[np.int64], share: float, *, stride: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split the starts of one episode into (training, held out), which share no step.
+
+    For play of a single episode; with several, hold out whole episodes instead. The held-out part
+    is the end of the episode, about `share` of the starts; those that reach into it are dropped.
+
+    Raises:
+        TransitionError: `share` is not between 0 and 1.
+    """
+    if not 0.0 < share < 1.0:
+        raise TransitionError(f"share to hold out must be between 0 and 1, got {share}")
+    if starts.size == 0:
+        return starts, starts
+    border = starts[starts.size - max(1, round(share * starts.size))]
+    return starts[starts + stride < border], starts[starts >= border]
+
+
+def _check(
+    times: NDArray[np.generic], length: int, *, stride: int, period_ns: int, tolerance: float
+) -> None:
+    if times.ndim != 1 or not np.issubdtype(times.dtype, np.integer):
+        msg = f"t_ns must be a vector of integers [ns], got {times.dtype} {list(times.shape)}"
+        raise TransitionError(msg)
+    if not 0 <= length <= times.size:
+        raise TransitionError(f"length must be 0 to {times.size}, the time stamps, got {length}")
+    if stride < 1:
+        raise TransitionError(f"stride must be at least 1 step, got {stride}")
+    if period_ns <= 0:
+        raise TransitionError(f"period_ns must be positive, got {period_ns}")
+    if not 0.0 <= tolerance < 1.0:
+        raise TransitionError(f"tolerance must be at least 0 and below 1, got {tolerance}")
