@@ -1,7 +1,7 @@
 """Rebuild `assets/meshes.npz` from the wheels that ship the real robot meshes (maintainers only).
 
     pip download --no-deps dm-robotics-panda==0.4.8 ogbench==1.2.2
-    pip install fast-simplification==0.2.0
+    pip install fast-simplification==0.2.0 scipy==1.17.0
     python -m selfalign.sim.build_assets dm_robotics_panda-*.whl ogbench-*.whl
 
 Every mesh is reduced to at most `FACES` triangles and stored without normals or textures, because
@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 ASSETS = Path(__file__).parent / "assets"
-FACES = {"panda": 170, "ur5e": 70}
+FACES = {"panda": 170, "ur5e": 60}
 FOLDERS = {
     "panda": "dm_robotics/panda/assets/panda/",
     "ur5e": "ogbench/manipspace/descriptions/universal_robots_ur5e/assets/",
 }
+PART_M = 0.05
 SKIPPED = {"panda/hand", "panda/finger"}
 
 
@@ -72,6 +73,41 @@ def reduce_mesh(vertices: np.ndarray, faces: np.ndarray, limit: int) -> dict[str
     }
 
 
+def hull_parts(vertices: np.ndarray, faces: np.ndarray, limit: int) -> dict[str, np.ndarray]:
+    """Replace each connected part longer than `PART_M` by its convex hull, decimated to `limit`.
+
+    The UR5e's shells are thin, many and loose; decimating them directly tears holes.
+    """
+    from scipy.sparse import coo_matrix  # noqa: PLC0415  (a maintainer's tool)
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+    from scipy.spatial import ConvexHull  # noqa: PLC0415
+
+    vertices, faces = weld(vertices, faces)
+    edges = np.concatenate([faces[:, :2], faces[:, 1:]])
+    graph = coo_matrix((np.ones(len(edges)), edges.T), shape=(len(vertices),) * 2)
+    _, labels = connected_components(graph, directed=False)
+    parts = []
+    for label in np.unique(labels):
+        points = vertices[labels == label]
+        if np.linalg.norm(np.ptp(points, axis=0)) < PART_M:
+            continue
+        hull = ConvexHull(points)
+        inwards = np.einsum("ij,ij->i", _normals(points, hull.simplices), hull.equations[:, :3]) < 0
+        hull.simplices[inwards] = hull.simplices[inwards][:, ::-1]
+        parts.append(reduce_mesh(points, hull.simplices.astype(np.int32), limit))
+    starts = np.cumsum([0, *(len(part["vertices"]) for part in parts)])
+    shifted = [part["faces"] + start for part, start in zip(parts, starts, strict=False)]
+    return {
+        "vertices": np.concatenate([part["vertices"] for part in parts]),
+        "faces": np.concatenate(shifted).astype(np.uint16),
+    }
+
+
+def _normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    first, second, third = (points[faces[:, corner]] for corner in range(3))
+    return np.cross(second - first, third - first)
+
+
 def meshes_of(wheel: Path, arm: str) -> dict[str, np.ndarray]:
     """Return `"<arm>/<mesh>/vertices"` and `".../faces"` for every mesh of one wheel."""
     arrays = {}
@@ -80,7 +116,8 @@ def meshes_of(wheel: Path, arm: str) -> dict[str, np.ndarray]:
             key = f"{arm}/{Path(name).stem}"
             if not name.startswith(FOLDERS[arm]) or not name.endswith(".obj") or key in SKIPPED:
                 continue
-            mesh = reduce_mesh(*parse_obj(archive.read(name).decode()), FACES[arm])
+            reduce = hull_parts if arm == "ur5e" else reduce_mesh
+            mesh = reduce(*parse_obj(archive.read(name).decode()), FACES[arm])
             arrays |= {f"{key}/{part}": array for part, array in mesh.items()}
     return arrays
 

@@ -4,6 +4,7 @@ Every arm is a chain of revolute joints on a fixed base and carries the same two
 so that arms differ in kinematics and looks alone. Quaternions are (w, x, y, z).
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -98,6 +99,8 @@ def panda() -> Arm:
         Link(position, quaternion, (0.0, 0.0, 1.0), limits, mass, (_mesh(f"panda/link{i}", rgb),))
         for i, (position, quaternion, limits, mass, rgb) in enumerate(frames, start=1)
     )
+    wrist = Shape("cylinder", DARK, size=(0.042,), span=(0.0, 0.0, 0.02, 0.0, 0.0, 0.107))
+    links = (*links[:-1], dataclasses.replace(links[-1], shapes=(*links[-1].shapes, wrist)))
     return Arm(
         name="panda",
         base_shapes=(_mesh("panda/link0", WHITE),),

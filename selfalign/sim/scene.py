@@ -72,7 +72,7 @@ def _gripper_xml() -> str:
         f'range="0 {OPENING_MAX_M / 2}" armature="0.1" damping="5"/>'
         f'<geom class="solid" type="box" size="{_FINGER}" pos="0 {sign * 0.008} 0.036" '
         f'rgba="0.95 0.6 0.1 1" mass="0.05"/>'
-        f'<site name="{side}_tip" pos="0 {sign * 0.008} 0.072"/></body>'
+        f'<site group="4" name="{side}_tip" pos="0 {sign * 0.008} 0.072"/></body>'
         for side, sign in (("left", 1), ("right", -1))
     )
     return (
@@ -80,7 +80,7 @@ def _gripper_xml() -> str:
         'diaginertia="0.001 0.001 0.001"/>'
         '<geom class="solid" type="box" size="0.022 0.062 0.029" pos="0 0 0.029" '
         'rgba="0.2 0.2 0.22 1"/>'
-        f'<site name="tool" pos="0 0 {TOOL_LENGTH_M}"/>{fingers}</body>'
+        f'<site group="4" name="tool" pos="0 0 {TOOL_LENGTH_M}"/>{fingers}</body>'
     )
 
 
