@@ -157,6 +157,10 @@ class Engine:
         """Serve a robot, or serve it with another spec from the next observation on."""
         self._seats = {**self._seats, policy.spec.name: _Seat(policy)}
 
+    def policy(self, robot: str) -> RobotPolicy:
+        """The policy of a robot. Raises UnknownRobot."""
+        return self._seat(robot).policy
+
     async def act(self, read: Callable[[], ActCall] | ActCall) -> ActResult:
         """Answer one observation.
 
@@ -190,6 +194,12 @@ class Engine:
         """Finish what is being answered, refuse what waits, end the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
+    def _seat(self, robot: str) -> _Seat:
+        seat = self._seats.get(robot)
+        if seat is None:
+            raise UnknownRobot(robot, sorted(self._seats))
+        return seat
+
     def _release(self, _: Future[ActResult] | None) -> None:
         self._change_in_flight(-1)
         self._slots.release()
@@ -203,9 +213,7 @@ class Engine:
         started_ns = time.perf_counter_ns()
         call = read if isinstance(read, ActCall) else read()
         bundle = self._bundle(call)
-        seat = self._seats.get(call.robot)
-        if seat is None:
-            raise UnknownRobot(call.robot, sorted(self._seats))
+        seat = self._seat(call.robot)
         check_observation(call.observation, seat.policy.spec)
         encoded_ns = time.perf_counter_ns()
         chunk = seat.policy.act([call.observation], bundle.w, seed=call.seed)[0]

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from selfalign.align.snapshot import SnapshotWrongBase
 from selfalign.errors import (
     NoPlayData,
     ObservationError,
@@ -39,6 +40,7 @@ ERROR_CODES: Final[dict[type[SelfAlignError], str]] = {
     NoPlayData: "no-play-data",
     ObservationError: "bad-observation",
     SnapshotError: "bad-snapshot",
+    SnapshotWrongBase: "wrong-base",
     SpecError: "bad-spec",
 }
 _STATUS_CODES: Final = {
