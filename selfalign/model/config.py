@@ -104,7 +104,9 @@ class ModelConfig(_Frozen):
             raise ValueError("alignment.width must equal action.width: it reads the action expert")
         bad = [i for i in self.ttt_layers if not 0 <= i < self.action.depth]
         if bad or len(set(self.ttt_layers)) != len(self.ttt_layers):
-            raise ValueError(f"ttt.layers {self.ttt.layers} are not layers 0..{self.action.depth - 1}")
+            raise ValueError(
+                f"ttt.layers {self.ttt.layers} are not layers 0..{self.action.depth - 1}"
+            )
         return self
 
     @property
@@ -127,12 +129,16 @@ class ModelConfig(_Frozen):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ModelError(f"{path} does not exist; a model directory has a config.json") from None
+            raise ModelError(
+                f"{path} does not exist; a model directory has a config.json"
+            ) from None
         except (ValidationError, UnicodeDecodeError) as error:
             raise ModelError(f"{path} is not a model configuration: {error}") from None
 
 
-def _gemma(width: int, depth: int, mlp_dim: int, heads: int, kv_heads: int, dim: int) -> StackConfig:
+def _gemma(
+    width: int, depth: int, mlp_dim: int, heads: int, kv_heads: int, dim: int
+) -> StackConfig:
     return StackConfig(
         width=width, depth=depth, mlp_dim=mlp_dim, heads=heads, kv_heads=kv_heads, head_dim=dim
     )
@@ -167,9 +173,9 @@ def tiny_config() -> ModelConfig:
         variant="tiny",
         flavour="pi0",
         vision=VisionConfig(
-            image_size=96, patch_size=8, width=128, depth=4, heads=4, mlp_dim=384, token_merge=3
+            image_size=96, patch_size=12, width=96, depth=4, heads=4, mlp_dim=256, token_merge=2
         ),
-        language=_gemma(96, 4, 256, 4, 2, 32),
+        language=_gemma(96, 4, 192, 4, 2, 32),
         action=_gemma(64, 4, 192, 4, 2, 32),
         alignment=_gemma(64, 2, 192, 4, 2, 16),
         ttt=TTTConfig(heads=4),

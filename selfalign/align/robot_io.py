@@ -1,0 +1,137 @@
+"""One robot's way into and out of the policy: raw observations to tensors, chunks to raw actions.
+
+Shape key: B observations, n frames, N cameras, S image side, s state numbers, A action numbers of
+the model, a action numbers of the robot, H horizon, k stride.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfalign.align.batch import TransitionBatch
+from selfalign.data.normalisation import Normaliser
+from selfalign.data.observation import Observation, encode_frames
+from selfalign.data.play_store import EpisodeSlice
+from selfalign.data.spec import RobotSpec
+from selfalign.errors import SpecError
+from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
+from selfalign.model.weights import FastWeights
+
+# Frames encoded at once: bounds memory, costs nothing in speed.
+_FRAMES = 64
+
+
+@final
+@dataclass(frozen=True)
+class Inputs:
+    """Observations as the policy takes them: images [B, N, 3, S, S], masks, tokens, state [B, s]."""
+
+    images: Tensor
+    image_mask: Tensor
+    tokens: Tensor
+    token_mask: Tensor
+    state: Tensor
+
+
+@final
+class RobotIO:
+    """Binds a policy to a robot spec. Stateless after construction; any thread may call it.
+
+    Raises SpecError at construction when the robot has more cameras, state or action numbers than
+    the model.
+    """
+
+    def __init__(self, policy: Policy, spec: RobotSpec) -> None:
+        config = policy.config
+        for what, has, most in (
+            ("cameras", len(spec.cameras), config.max_cameras),
+            ("state numbers", len(spec.state), config.state_dim),
+            ("action numbers", len(spec.action), config.action_dim),
+        ):
+            if has > most:
+                raise SpecError(
+                    f"robot {spec.name!r} has {has} {what}; model {config.variant!r} takes {most}"
+                )
+        self.policy = policy
+        self.spec = spec
+        self.state_normaliser = Normaliser.for_state(spec, width=config.state_dim)
+        self.action_normaliser = Normaliser.for_action(spec, width=config.action_dim)
+
+    def encode(self, observations: list[Observation]) -> Inputs:
+        """Checked observations to tensors. The prompt of pi0.5 carries the state, as openpi's does."""
+        frames = {
+            camera.name: np.stack([o.images[camera.name] for o in observations])
+            for camera in self.spec.cameras
+        }
+        images, mask = self._images(frames)
+        raw = np.stack([o.state for o in observations])
+        state = self.state_normaliser.normalise(raw)
+        texts = [o.instruction or self.spec.default_instruction for o in observations]
+        if self.policy.config.flavour == "pi05":
+            columns = len(self.spec.state)
+            texts = [
+                state_prompt(text, row[:columns]) for text, row in zip(texts, state, strict=True)
+            ]
+        tokens, token_mask = self.policy.prompts.encode(texts)
+        return Inputs(images, mask, tokens, token_mask, torch.from_numpy(state))
+
+    def prefix(self, inputs: Inputs) -> Prefix:
+        """The frozen prefix of encoded observations."""
+        return self.policy.prefix(
+            inputs.images, inputs.image_mask, inputs.tokens, inputs.token_mask
+        )
+
+    @torch.inference_mode()
+    def act(
+        self, observations: list[Observation], w: FastWeights, *, seed: int | None = None
+    ) -> NDArray[np.float32]:
+        """A chunk [B, H, a] in the robot's units for each observation. Not clamped, not checked."""
+        inputs = self.encode(observations)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        chunk = self.policy.act(self.prefix(inputs), inputs.state, w, generator=generator)
+        return self.action_normaliser.denormalise(chunk.float().numpy()).astype(np.float32)
+
+    @torch.no_grad()
+    def frame_prefixes(self, frames: dict[str, NDArray[np.uint8]]) -> Prefix:
+        """Prefixes of n recorded frames [n, H, W, 3] by camera, with the empty prompt of alignment."""
+        count = len(next(iter(frames.values())))
+        parts: list[Prefix] = []
+        for start in range(0, count, _FRAMES):
+            part = {name: images[start : start + _FRAMES] for name, images in frames.items()}
+            images, mask = self._images(part)
+            tokens, token_mask = self.policy.prompts.encode([""] * len(images))
+            parts.append(self.policy.prefix(images, mask, tokens, token_mask))
+        return Prefix.cat(parts)
+
+    def transitions(self, episode: EpisodeSlice, starts: NDArray[np.int64]) -> TransitionBatch:
+        """The transitions that begin at rows `starts` of an episode; each frame is encoded once."""
+        stride = self.policy.config.stride
+        frames = np.unique(np.concatenate([starts, starts + stride]))
+        prefix = self.frame_prefixes({name: x[frames] for name, x in episode.images.items()})
+        now = torch.from_numpy(np.searchsorted(frames, starts))
+        following = torch.from_numpy(np.searchsorted(frames, starts + stride))
+        state = torch.from_numpy(self.state_normaliser.normalise(episode.state[starts]))
+        steps = starts[:, None] + np.arange(stride)
+        actions = torch.from_numpy(self.action_normaliser.normalise(episode.action[steps]))
+        state_mask = torch.from_numpy(self.state_normaliser.mask).expand(len(starts), -1)
+        action_mask = torch.from_numpy(self.action_normaliser.mask).expand(len(starts), -1)
+        return TransitionBatch(
+            prefix.index(now), prefix.index(following), state, actions, state_mask, action_mask
+        )
+
+    def _images(self, frames: dict[str, NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+        size = self.policy.config.vision.image_size
+        images, mask = encode_frames(frames, self.spec, size, len(self.spec.cameras))
+        return torch.from_numpy(images), torch.from_numpy(mask).expand(len(images), -1)
+
+
+def state_prompt(instruction: str, state_D: NDArray[np.float32]) -> str:
+    """pi0.5's prompt: the instruction and the state in 256 bins (openpi's tokenizer.py)."""
+    bins = np.digitize(state_D, np.linspace(-1, 1, 257)[:-1]) - 1
+    text = instruction.strip().replace("_", " ").replace("\n", " ")
+    return f"Task: {text}, State: {' '.join(map(str, bins))}; Action:"

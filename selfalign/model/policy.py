@@ -1,0 +1,239 @@
+"""The three-expert policy: frozen prefix, action expert with W as an argument, alignment expert.
+
+Shape key: B batch, N cameras, S image side, P prefix tokens, t prompt tokens, H horizon, A action
+numbers, s state numbers, k stride, D action width.
+"""
+
+from typing import final
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from selfalign.errors import ModelError
+from selfalign.model import flow
+from selfalign.model.alignment import AlignmentExpert, AlignmentPrediction, join_prefixes
+from selfalign.model.config import ModelConfig
+from selfalign.model.gemma import GemmaStack
+from selfalign.model.hashing import sha256_of
+from selfalign.model.prefix import Prefix
+from selfalign.model.tokenizer import PromptEncoder, small_tokenizer
+from selfalign.model.vision import VisionTower
+from selfalign.model.weights import FastWeights
+
+
+@final
+class Policy(nn.Module):
+    """A policy of the pi0 / pi0.5 family whose action expert takes fast weights W as an argument."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.prompts = PromptEncoder(tokenizer or small_tokenizer(), config.max_prompt_tokens)
+        if self.prompts.tokenizer.get_vocab_size() > config.vocab_size:
+            raise ModelError(
+                f"the tokenizer has {self.prompts.tokenizer.get_vocab_size()} entries, the model "
+                f"embeds {config.vocab_size}"
+            )
+        width = config.action.width
+        adaptive = config.flavour == "pi05"
+        self.vision = VisionTower(config.vision, config.language.width, config.feature_dim)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.language.width)
+        nn.init.normal_(self.embed_tokens.weight, std=config.language.width**-0.5)
+        self.language = GemmaStack(config.language)
+        self.action = GemmaStack(
+            config.action,
+            ttt=config.ttt,
+            ttt_layers=config.ttt_layers,
+            condition_width=width if adaptive else None,
+        )
+        self.action_in_proj = nn.Linear(config.action_dim, width)
+        self.action_out_proj = nn.Linear(width, config.action_dim)
+        self.state_proj = nn.Linear(config.state_dim, width)
+        if adaptive:
+            self.time_mlp_in = nn.Linear(width, width)
+            self.time_mlp_out = nn.Linear(width, width)
+        else:
+            self.action_time_mlp_in = nn.Linear(2 * width, width)
+            self.action_time_mlp_out = nn.Linear(width, width)
+        self.alignment = AlignmentExpert(config)
+        dim = config.ttt_head_dim
+        rows = len(config.ttt_layers)
+        self.w0_W1 = nn.Parameter(torch.randn(rows, config.ttt.heads, dim, dim) * config.ttt.w_std)
+        self.w0_b1 = nn.Parameter(torch.zeros(rows, config.ttt.heads, 1, dim))
+        self._base_sha256: str | None = None
+
+    def live_w0(self) -> FastWeights:
+        """W0 as the parameters themselves, for stage 1, which trains them."""
+        return FastWeights(self.w0_W1, self.w0_b1, self.config.ttt_layers)
+
+    def base_w(self) -> FastWeights:
+        """A copy of W0, the W that every robot starts from."""
+        return self.live_w0().detach()
+
+    def freeze(self) -> "Policy":
+        """End training: no gradients, evaluation mode, and the identity of the frozen model."""
+        self.requires_grad_(False).eval()
+        frozen = {k: v for k, v in self.state_dict().items() if not k.startswith("w0_")}
+        self._base_sha256 = sha256_of(frozen, self.config.model_dump_json())
+        return self
+
+    @property
+    def base_sha256(self) -> str:
+        """SHA-256 over everything that is not W. Raises ModelError before `freeze`."""
+        if self._base_sha256 is None:
+            raise ModelError("the policy is still in training; call freeze() before its identity")
+        return self._base_sha256
+
+    def num_parameters(self) -> dict[str, int]:
+        """Parameter counts by part: vision, language, action, ttt, alignment, heads, w."""
+        counts = dict.fromkeys(
+            ("vision", "language", "action", "ttt", "alignment", "heads", "w"), 0
+        )
+        for name, parameter in self.named_parameters():
+            counts[_part(name)] += parameter.numel()
+        return counts
+
+    def set_gradient_checkpointing(self, enabled: bool) -> None:  # noqa: FBT001
+        """Trade compute for memory in the action and alignment experts."""
+        self.action.gradient_checkpointing = enabled
+        self.alignment.expert.gradient_checkpointing = enabled
+
+    def use_eager_attention(self, enabled: bool) -> None:  # noqa: FBT001
+        """Plain attention in every stack: faster to train on a CPU, slower to run."""
+        for stack in (self.language, self.action, self.alignment.expert):
+            stack.use_eager_attention(enabled)
+        self.vision.tower.set_attn_implementation("eager" if enabled else "sdpa")
+
+    def prefix(
+        self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor
+    ) -> Prefix:
+        """Encode images and prompt once. Carries gradients only where the caller enables them.
+
+        Images are float in [-1, 1], N at most `max_cameras`; masked cameras and padded prompt
+        tokens are computed but never attended to.
+        """
+        batch, cameras = image_mask_BN.shape
+        if cameras > self.config.max_cameras:
+            raise ModelError(
+                f"{cameras} cameras, but model {self.config.variant!r} takes "
+                f"{self.config.max_cameras}"
+            )
+        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1))
+        image_tokens = image_tokens.unflatten(0, (batch, cameras)).flatten(1, 2)
+        language = self.embed_tokens(tokens_Bt) * self.config.language.width**0.5
+        x = torch.cat([image_tokens, language.type_as(image_tokens)], dim=1)
+        per_camera = self.config.vision.tokens
+        mask = torch.cat([image_mask_BN.repeat_interleave(per_camera, dim=1), token_mask_Bt], dim=1)
+        positions = mask.cumsum(-1).sub(1).clamp_min(0)
+        pairs = self.language.key_values(x, positions, mask[:, None].expand(-1, x.shape[1], -1))
+        key_values = torch.stack([torch.stack(pair, dim=1) for pair in pairs], dim=1)
+        features = features.unflatten(0, (batch, cameras))
+        return Prefix(key_values, mask, cameras * per_camera, features, image_mask_BN)
+
+    def act(
+        self,
+        prefix: Prefix,
+        state_Bs: Tensor,
+        w: FastWeights,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """A normalised chunk [B, H, A] from one W (or G of them, B / G samples each)."""
+        config = self.config
+        if noise is None:
+            shape = (len(prefix), config.horizon, config.action_dim)
+            noise = torch.randn(shape, generator=generator, device=state_Bs.device)
+
+        def predict(x_t: Tensor, time_B: Tensor) -> Tensor:
+            return self.predict(prefix, state_Bs, x_t, time_B, w)
+
+        return flow.sample(predict, noise, config.flow_steps, config.flow_target)
+
+    def predict(
+        self, prefix: Prefix, state_Bs: Tensor, x_t: Tensor, time_B: Tensor, w: FastWeights
+    ) -> Tensor:
+        """One pass of the action expert over a noisy chunk: what `flow_target` names, [B, H, A]."""
+        actions, condition = self._embed_actions(x_t, time_B)
+        stateful = self.config.flavour == "pi0"
+        tokens = (
+            torch.cat([self.state_proj(state_Bs)[:, None], actions], 1) if stateful else actions
+        )
+        n = tokens.shape[1]
+        own = torch.ones(n, n, dtype=torch.bool, device=tokens.device)
+        if stateful:
+            own[0, 1:] = False
+        mask = torch.cat(
+            [prefix.mask[:, None].expand(-1, n, -1), own.expand(len(prefix), -1, -1)], 2
+        )
+        positions = prefix.lengths[:, None] + torch.arange(n, device=tokens.device)
+        out = self.action(
+            tokens, positions, mask, prefix=prefix.layers(), condition_BC=condition, w=w
+        ).hidden
+        return self.action_out_proj(out[:, -self.config.horizon :])
+
+    def action_loss(
+        self,
+        prefix: Prefix,
+        state_Bs: Tensor,
+        actions_BHA: Tensor,
+        w: FastWeights,
+        *,
+        noise: Tensor,
+        time_B: Tensor,
+    ) -> Tensor:
+        """Squared error of the flow-matching target, not reduced: [B, H, A]."""
+        x_t = flow.interpolate(actions_BHA, noise, time_B)
+        predicted = self.predict(prefix, state_Bs, x_t, time_B, w)
+        target = flow.flow_target(actions_BHA, noise, self.config.flow_target)
+        return F.mse_loss(predicted, target, reduction="none")
+
+    def alignment_pass(
+        self, now: Prefix, following: Prefix, state_Bs: Tensor, actions_BkA: Tensor, w: FastWeights
+    ) -> AlignmentPrediction:
+        """The leak-free masked pass over transitions: prefixes of t and t + k, state, k actions."""
+        clean = torch.zeros(len(now), device=state_Bs.device)
+        actions, condition = self._embed_actions(actions_BkA, clean)
+        tokens = self.alignment.tokens(self.state_proj(state_Bs), actions)
+        own = self.alignment.group_mask(tokens.device).expand(len(now), -1, -1)
+        mask = torch.cat([self.alignment.prefix_mask(now, following), own], dim=2)
+        hidden = self.action(
+            tokens,
+            self.alignment.positions(now, following),
+            mask,
+            prefix=join_prefixes(now, following),
+            condition_BC=condition,
+            w=w,
+        ).hidden
+        return self.alignment(hidden)
+
+    def _embed_actions(self, actions: Tensor, time_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Action tokens [B, n, D] and the condition of adaptive norms (pi0.5) or None (pi0)."""
+        config = self.config
+        embedded = self.action_in_proj(actions)
+        time = flow.time_embedding(
+            time_B, config.action.width, config.min_period, config.max_period
+        ).type_as(embedded)
+        if config.flavour == "pi05":
+            condition = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
+            return embedded, condition
+        both = torch.cat([embedded, time[:, None].expand_as(embedded)], dim=-1)
+        return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both))), None
+
+
+def _part(name: str) -> str:
+    if name.startswith("w0_"):
+        return "w"
+    if ".ttt." in name:
+        return "ttt"
+    if name.startswith("alignment.expert."):
+        return "alignment"
+    head = name.split(".", 1)[0]
+    return {
+        "embed_tokens": "language",
+        "vision": "vision",
+        "language": "language",
+        "action": "action",
+    }.get(head, "heads")

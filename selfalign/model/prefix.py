@@ -1,0 +1,72 @@
+"""The prefix of an observation: what the frozen model computes once and every step reads.
+
+Shape key: B batch, L layers, v key-value heads, P prefix tokens, e head width, N cameras, F features.
+"""
+
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from selfalign.model.gemma import KeyValue
+
+
+@final
+@dataclass(frozen=True)
+class Prefix:
+    """Keys, values and features of B observations. Read-only: nobody writes into these tensors.
+
+    key_values is [B, L, 2, v, P, e], mask bool [B, P] with the `image_tokens` image tokens first,
+    features [B, N, F], feature_mask bool [B, N].
+    """
+
+    key_values: Tensor
+    mask: Tensor
+    image_tokens: int
+    features: Tensor
+    feature_mask: Tensor
+
+    def __len__(self) -> int:
+        return self.key_values.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors [byte]."""
+        return sum(t.nbytes for t in (self.key_values, self.mask, self.features, self.feature_mask))
+
+    @property
+    def lengths(self) -> Tensor:
+        """Valid tokens of each observation [B]: the first rotary position after the prefix."""
+        return self.mask.sum(-1)
+
+    def image_mask(self) -> Tensor:
+        """The mask [B, P] without the language tokens."""
+        out = self.mask.clone()
+        out[:, self.image_tokens :] = False
+        return out
+
+    def layers(self) -> list[KeyValue]:
+        """Keys and values of every layer, [B, v, P, e] each; views, not copies."""
+        return [(kv[:, 0], kv[:, 1]) for kv in self.key_values.unbind(1)]
+
+    def index(self, rows: Tensor) -> Self:
+        """Choose observations by an index tensor."""
+        return type(self)(
+            self.key_values[rows],
+            self.mask[rows],
+            self.image_tokens,
+            self.features[rows],
+            self.feature_mask[rows],
+        )
+
+    @classmethod
+    def cat(cls, parts: list[Self]) -> Self:
+        """Join batches whose prefixes have equal length."""
+        return cls(
+            torch.cat([p.key_values for p in parts]),
+            torch.cat([p.mask for p in parts]),
+            parts[0].image_tokens,
+            torch.cat([p.features for p in parts]),
+            torch.cat([p.feature_mask for p in parts]),
+        )

@@ -1,0 +1,96 @@
+"""Stage 1 as data: what is recorded, how the prefix is trained, how the inner loop runs."""
+
+import tomllib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from selfalign.align.aligner import AlignmentConfig
+from selfalign.errors import ModelError
+from selfalign.model.config import ModelConfig, dummy_config, tiny_config
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RecordConfig(_Frozen):
+    """What is recorded once. A group is one arm under one camera: play, then demonstrations."""
+
+    arms: dict[str, float] = Field({"panda": 1.0}, description="Arm names and their shares")
+    tasks: dict[str, float] = Field({"reach": 1.0}, description="Tasks of the demonstrations")
+    groups: int = Field(600, ge=2)
+    held_out_groups: int = Field(40, ge=1, description="The last groups, never trained on")
+    play_episodes: int = Field(2, ge=1)
+    play_steps: int = Field(64, ge=8)
+    demos: int = Field(5, ge=1)
+    demo_noise: float = Field(0.5, ge=0, description="Disturbance in every second demonstration")
+    frames: int = Field(60_000, ge=0, description="Single random frames for vision")
+    azimuth_deg: tuple[float, float] = (-60.0, 60.0)
+    seed: int = 0
+
+
+class PrefixConfig(_Frozen):
+    """Pretraining of vision tower and prefix, on key points."""
+
+    iterations: int = Field(12_000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup: float = Field(0.03, ge=0, lt=1)
+    queries: int = Field(3, ge=1)
+    bfloat16: bool = True
+
+
+class Stage1Config(_Frozen):
+    """The persistent inner loop. Defaults are those of the measured recipe (design, section 7)."""
+
+    iterations: int = Field(8000, ge=1)
+    slots: int = Field(64, ge=1)
+    slots_per_iteration: int = Field(24, ge=1)
+    transitions: int = Field(16, ge=1, description="Play transitions of a slot in one iteration")
+    demo_frames: int = Field(16, ge=1, description="Demonstration frames of a slot")
+    lifetime: float = Field(150.0, gt=1, description="Mean visits of a slot before it is redrawn")
+    canonical_start: float = Field(0.6, ge=0, le=1)
+    canonical_end: float = Field(0.15, ge=0, le=1)
+    canonical_until: float = Field(0.6, gt=0, le=1, description="Share of training it falls over")
+    families: dict[str, float] = Field(
+        {"tool_rotated": 0.7, "joint_permuted": 0.3}, description="Spaces that are not canonical"
+    )
+    canonical_families: dict[str, float] = {"tool_canonical": 0.7, "joint_canonical": 0.3}
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    action_weight: float = Field(1.0, ge=0)
+    inner: AlignmentConfig = AlignmentConfig()
+
+
+class PretrainConfig(_Frozen):
+    """One stage-1 run."""
+
+    name: str
+    model: ModelConfig
+    record: RecordConfig = RecordConfig()
+    prefix: PrefixConfig = PrefixConfig()
+    stage1: Stage1Config = Stage1Config()
+    seed: int = 0
+    threads: int = Field(1, ge=1)
+    log_every: int = Field(50, ge=1)
+    evaluate_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a TOML file; `model = "tiny"` names a geometry. Raises ModelError naming the field."""
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            named = {"tiny": tiny_config, "dummy": dummy_config}
+            if isinstance(data.get("model"), str) and data["model"] in named:
+                data["model"] = named[data["model"]]().model_dump()
+            return cls.model_validate(data)
+        except FileNotFoundError:
+            raise ModelError(f"{path} does not exist") from None
+        except (ValidationError, tomllib.TOMLDecodeError) as error:
+            raise ModelError(f"{path} is not a pretraining configuration: {error}") from None

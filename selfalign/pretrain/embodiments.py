@@ -1,0 +1,112 @@
+"""Embodiments for stage 1: one recorded group (arm and camera) relabelled into an action space.
+
+Shape key: n rows of a group, N rows of a recording, A action numbers of the model, H horizon,
+k stride.
+"""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfalign.data.recording import Recording
+from selfalign.model.config import ModelConfig
+from selfalign.sim.action_spaces import ActionSpace, normalised_label, random_space
+from selfalign.sim.recording import commands_of
+from selfalign.sim.robots import Arm, make_arm
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Group:
+    """One arm under one camera: rows start..stop of the recording.
+
+    `transitions` are rows t whose t + k lies in the same play episode; `chunks` are rows of
+    demonstrations that are followed by H commands of the same episode. Both are absolute rows.
+    """
+
+    arm: Arm
+    start: int
+    stop: int
+    transitions: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Embodiment:
+    """A group with an action space: `actions` [n, A] are its normalised labels, row 0 = start."""
+
+    group: Group
+    space: ActionSpace
+    actions: NDArray[np.float32]
+    action_mask: NDArray[np.bool_]
+
+
+def load_groups(recording: Recording, config: ModelConfig) -> list[Group]:
+    """All groups of a recording, in order."""
+    episodes: dict[int, list[dict[str, Any]]] = {}
+    for episode in recording.episodes:
+        episodes.setdefault(episode["group"], []).append(episode)
+    arms = {e["arm"]["name"]: make_arm(e["arm"]["name"]) for e in recording.episodes}
+    return [
+        Group(
+            arms[members[0]["arm"]["name"]],
+            min(e["start"] for e in members),
+            max(e["stop"] for e in members),
+            _rows(members, "play", config.stride),
+            _rows(members, "demo", config.horizon - 1),
+        )
+        for _, members in sorted(episodes.items())
+    ]
+
+
+def relabel(recording: Recording, group: Group, space: ActionSpace, width: int) -> Embodiment:
+    """Number the recorded motion of a group in an action space."""
+    fields = (
+        "joints",
+        "joint_target",
+        "gripper",
+        "gripper_target",
+        "tool",
+        "tool_rotation",
+        "tool_target",
+    )
+    rows = {name: np.asarray(recording[name][group.start : group.stop]) for name in fields}
+    labels = normalised_label(space, commands_of(rows, group.arm.joint_count), group.arm)
+    n, count = labels.shape
+    actions = np.zeros((n, width), np.float32)
+    actions[:, :count] = labels
+    return Embodiment(group, space, actions, np.arange(width) < count)
+
+
+def draw_space(rng: np.random.Generator, shares: dict[str, float], arm: Arm) -> ActionSpace:
+    """Draw a family by its share, then a space of that family."""
+    names, weights = list(shares), np.array(list(shares.values()))
+    return random_space(rng, names[rng.choice(len(names), p=weights / weights.sum())], arm)
+
+
+def normalised_states(
+    recording: Recording, groups: list[Group], width: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """States [N, width] by the declared limits of each arm, and their masks."""
+    states = np.zeros((len(recording), width), np.float32)
+    mask = np.zeros((len(recording), width), np.bool_)
+    opening_high = recording.episodes[0]["arm"]["gripper_limits"][1]
+    for group in groups:
+        rows, n = slice(group.start, group.stop), group.arm.joint_count
+        low, high = np.array(group.arm.joint_limits).T
+        states[rows, :n] = 2 * (recording["joints"][rows, :n] - low) / (high - low) - 1
+        states[rows, n] = 2 * recording["gripper"][rows] / opening_high - 1
+        mask[rows, : n + 1] = True
+    return states, mask
+
+
+def _rows(members: list[dict[str, Any]], kind: str, ahead: int) -> NDArray[np.int64]:
+    parts = [
+        np.arange(e["start"], max(e["start"], e["stop"] - ahead))
+        for e in members
+        if e["kind"] == kind and (kind == "play" or e["success"])
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)

@@ -1,0 +1,77 @@
+"""How well stage 2 would work now: alignment on held-out embodiments, without roll-outs.
+
+Shape key: n embodiments, A action numbers, H horizon.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from selfalign.align.aligner import Aligner
+from selfalign.model.policy import Policy
+from selfalign.model.weights import FastWeights
+from selfalign.pretrain.config import Stage1Config
+from selfalign.pretrain.embodiments import Embodiment
+from selfalign.pretrain.stage1 import Stage1Data
+
+_CHUNKS = 32
+
+
+@final
+@dataclass(frozen=True)
+class HeldOutError:
+    """After so many steps: alignment losses, and the action error as a share of the variance."""
+
+    steps: int
+    metrics: dict[str, float]
+    action_error: float
+
+
+def held_out_embodiments(data: Stage1Data, family: str, count: int, seed: int) -> list[Embodiment]:
+    """Unseen cameras with unseen spaces of one family; always the same for a seed."""
+    rng = np.random.default_rng((seed, 77))
+    groups = [data.held_out_groups[i % len(data.held_out_groups)] for i in range(count)]
+    return [data.embodiment(group, rng, {family: 1.0}) for group in groups]
+
+
+def adaptation_curve(
+    policy: Policy,
+    data: Stage1Data,
+    embodiments: list[Embodiment],
+    config: Stage1Config,
+    checkpoints: tuple[int, ...] = (0, 10, 50),
+) -> list[HeldOutError]:
+    """Align all embodiments at once, each with a W of its own, and measure on the way."""
+    rng = np.random.default_rng(5)
+    aligner = Aligner(policy, config.inner)
+    state = aligner.start(FastWeights.stack([policy.base_w()] * len(embodiments)))
+    out: list[HeldOutError] = []
+    for step in range(max(checkpoints) + 1):
+        if step in checkpoints:
+            out.append(_measure(policy, data, embodiments, state.w, aligner, step))
+        if step < max(checkpoints):
+            state = aligner.step(data.transitions(embodiments, rng, 32), state)
+    return out
+
+
+@torch.no_grad()
+def _measure(
+    policy: Policy,
+    data: Stage1Data,
+    embodiments: list[Embodiment],
+    w: FastWeights,
+    aligner: Aligner,
+    step: int,
+) -> HeldOutError:
+    rng = np.random.default_rng(6)
+    report = aligner.losses(policy, data.transitions(embodiments, rng, 32), w)
+    prefix, state, chunk, mask = data.demonstrations(embodiments, rng, _CHUNKS)
+    noise = torch.randn(chunk.shape, generator=torch.Generator().manual_seed(0))
+    predicted = policy.act(prefix, state, w, noise=noise)
+    weight = mask[:, None].float().expand_as(chunk)
+    error = ((predicted - chunk).square() * weight).sum() / weight.sum()
+    mean = (chunk * weight).sum((0, 1)) / weight.sum((0, 1)).clamp_min(1)
+    variance = ((chunk - mean).square() * weight).sum() / weight.sum()
+    return HeldOutError(step, report.metrics, float(error / variance))

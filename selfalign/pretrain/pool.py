@@ -1,0 +1,95 @@
+"""The pool of the persistent inner loop: slots, each an embodiment with a W of its own.
+
+A slot's W is W0 + delta. Every visit gives delta one Adam step on the alignment loss alone, by the
+very procedure of stage 2; when its lifetime is over the slot is reset to W0 and a new embodiment.
+
+Shape key: G slots, n slots of one iteration.
+"""
+
+from typing import Protocol, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfalign.align.aligner import adam_step
+from selfalign.model.weights import FastWeights
+from selfalign.pretrain.config import Stage1Config
+from selfalign.pretrain.embodiments import Embodiment
+
+
+class DrawEmbodiment(Protocol):
+    """Draws an embodiment from a seed; `canonical` is the share of canonical ones at this time."""
+
+    def __call__(self, seed: int, canonical: float) -> Embodiment: ...
+
+
+@final
+class Pool:
+    """All slots. Everything random comes from the generator and the seeds that it draws."""
+
+    def __init__(
+        self, config: Stage1Config, w0: FastWeights, draw: DrawEmbodiment, rng: np.random.Generator
+    ) -> None:
+        self.config = config
+        self._draw = draw
+        self._rng = rng
+        self.delta = w0.map(lambda t: torch.zeros(config.slots, *t.shape))
+        self.first = self.delta.map(torch.zeros_like)
+        self.second = self.delta.map(torch.zeros_like)
+        self.age = torch.zeros(config.slots)
+        self.lifetime = torch.ones(config.slots)
+        self.seeds = torch.zeros(config.slots, dtype=torch.int64)
+        self.canonical = torch.full((config.slots,), config.canonical_start)
+        self.embodiments = [
+            self._renew(slot, config.canonical_start) for slot in range(config.slots)
+        ]
+
+    def choose(self) -> Tensor:
+        """The slots of one iteration [n]."""
+        picked = self._rng.choice(self.config.slots, self.config.slots_per_iteration, replace=False)
+        return torch.from_numpy(np.sort(picked))
+
+    def update(self, slots: Tensor, gradient: FastWeights, canonical: float) -> None:
+        """One Adam step on the deltas of some slots; then end the lives that are over."""
+        self.age[slots] += 1
+        moved = adam_step(
+            self.delta.select(slots),
+            gradient,
+            self.first.select(slots),
+            self.second.select(slots),
+            self.age[slots],
+            self.config.inner,
+        )
+        for whole, part in zip((self.delta, self.first, self.second), moved, strict=True):
+            whole.W1[slots], whole.b1[slots] = part.W1, part.b1
+        for slot in slots.tolist():
+            if self.age[slot] >= self.lifetime[slot]:
+                self.embodiments[slot] = self._renew(slot, canonical)
+
+    def _renew(self, slot: int, canonical: float) -> Embodiment:
+        self.seeds[slot] = int(self._rng.integers(2**62))
+        self.canonical[slot] = canonical
+        self.lifetime[slot] = 1 + float(self._rng.exponential(self.config.lifetime))
+        self.age[slot] = 0
+        for part in (self.delta, self.first, self.second):
+            part.W1[slot], part.b1[slot] = 0, 0
+        return self._draw(int(self.seeds[slot]), canonical)
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which `restore` rebuilds the pool."""
+        parts = {"delta": self.delta, "first": self.first, "second": self.second}
+        out = {
+            f"{name}.{key}": getattr(w, key) for name, w in parts.items() for key in ("W1", "b1")
+        }
+        plain = ("age", "lifetime", "seeds", "canonical")
+        return out | {name: getattr(self, name) for name in plain}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over a saved state; embodiments are drawn again from their seeds."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self.embodiments = [
+            self._draw(int(seed), float(share))
+            for seed, share in zip(self.seeds, self.canonical, strict=True)
+        ]

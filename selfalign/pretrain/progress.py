@@ -1,0 +1,98 @@
+"""What a long run leaves behind: a log, a progress bar, and a state it can resume from."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+
+@final
+class Journal:
+    """Means of metrics as JSON lines, and a progress bar. Append-only: a resumed run goes on."""
+
+    def __init__(self, path: Path, phase: str, total: int, start: int, every: int) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._phase, self._every = phase, every
+        self._bar = tqdm(total=total, initial=start, desc=phase, mininterval=5)
+        self._sums: dict[str, list[float]] = {}
+        self._started = time.monotonic()
+
+    def add(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Add the metrics of one iteration; writes a line every so many."""
+        for name, value in metrics.items():
+            self._sums.setdefault(name, []).append(value)
+        self._bar.update()
+        if (iteration + 1) % self._every == 0:
+            means = {name: sum(values) / len(values) for name, values in self._sums.items()}
+            self.write(iteration + 1, means)
+            self._bar.set_postfix(
+                {name.split("/")[-1][:8]: f"{v:.3f}" for name, v in means.items()}
+            )
+            self._sums.clear()
+
+    def write(self, iteration: int, metrics: dict[str, float]) -> None:
+        """Write one line now."""
+        line = {"phase": self._phase, "iteration": iteration}
+        line["seconds"] = round(time.monotonic() - self._started, 1)
+        self._file.write(json.dumps(line | {k: round(v, 5) for k, v in metrics.items()}) + "\n")
+        self._file.flush()
+
+
+def save_state(
+    path: Path,
+    module: nn.Module,
+    optimiser: Optimizer,
+    iteration: int,
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write module, optimiser and more as one safetensors file; the old one is replaced at the end."""
+    tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors |= {f"extra.{k}": v for k, v in (extra or {}).items()}
+    save_tensors(path, tensors, {"iteration": str(iteration)})
+
+
+def load_state(
+    path: Path, module: nn.Module, optimiser: Optimizer
+) -> tuple[int, dict[str, Tensor]]:
+    """Restore what `save_state` wrote. Returns the iteration to go on with (0 without a file) and
+    the extra tensors."""
+    file = path.with_suffix(".safetensors")
+    if not file.exists():
+        return 0, {}
+    tensors = load_file(file)
+    module.load_state_dict(_part(tensors, "module."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _part(tensors, "optimiser.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    return int(read_metadata(file)["iteration"]), _part(tensors, "extra.")
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write `path`.safetensors by way of a temporary file."""
+    temporary = path.with_suffix(".tmp")
+    unique = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+    save_file(unique, temporary, metadata)
+    temporary.rename(path.with_suffix(".safetensors"))
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header: dict[str, dict[str, str]] = json.loads(stream.read(size))
+    return header.get("__metadata__", {})

@@ -1,0 +1,152 @@
+"""Stage 1b: the persistent inner loop on cached prefixes.
+
+Every iteration: trunk, heads and W0 take one step on action and alignment loss, given each slot's
+delta held constant; each slot's delta takes one Adam step on the alignment loss only. So the policy
+only ever meets W's that alignment produced, at every age, by the very procedure of stage 2.
+
+Shape key: n slots of one iteration, B = n * transitions or n * demo frames, H horizon, A action
+numbers, k stride.
+"""
+
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfalign.align.batch import TransitionBatch
+from selfalign.align.losses import AlignmentLosses, LossReport
+from selfalign.data.recording import Recording
+from selfalign.model.flow import sample_time
+from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
+from selfalign.model.weights import FastWeights
+from selfalign.pretrain.cache import PrefixCache, play_length
+from selfalign.pretrain.config import Stage1Config
+from selfalign.pretrain.embodiments import (
+    Embodiment,
+    Group,
+    draw_space,
+    load_groups,
+    normalised_states,
+    relabel,
+)
+
+
+@final
+class Stage1Data:
+    """Recording, cache and groups; draws embodiments and cuts batches."""
+
+    def __init__(
+        self, policy: Policy, recording: Recording, cache: PrefixCache, held_out: int
+    ) -> None:
+        self.policy = policy
+        self.recording = recording
+        self.cache = cache
+        groups = load_groups(recording, policy.config)
+        usable = [g for g in groups if len(g.transitions) >= 32 and len(g.chunks) >= 8]
+        states, mask = normalised_states(recording, groups, policy.config.state_dim)
+        self.states, self.state_mask = torch.from_numpy(states), torch.from_numpy(mask)
+        last = groups[-held_out].start
+        self.train_groups = [g for g in usable if g.start < last]
+        self.held_out_groups = [g for g in usable if g.start >= last]
+        self.play_length = play_length(cache, recording)
+
+    def draw(self, seed: int, canonical: float, config: Stage1Config) -> Embodiment:
+        """A training embodiment from a seed."""
+        rng = np.random.default_rng(seed)
+        group = self.train_groups[rng.integers(len(self.train_groups))]
+        families = config.canonical_families if rng.random() < canonical else config.families
+        return self.embodiment(group, rng, families)
+
+    def embodiment(
+        self, group: Group, rng: np.random.Generator, families: dict[str, float]
+    ) -> Embodiment:
+        """A group in a drawn action space."""
+        space = draw_space(rng, families, group.arm)
+        return relabel(self.recording, group, space, self.policy.config.action_dim)
+
+    def transitions(
+        self, embodiments: list[Embodiment], rng: np.random.Generator, count: int
+    ) -> TransitionBatch:
+        """`count` random play transitions of each embodiment, in order of embodiments."""
+        stride = self.policy.config.stride
+        rows = [rng.choice(e.group.transitions, count) for e in embodiments]
+        actions = [
+            e.actions[(r - e.group.start)[:, None] + np.arange(stride)]
+            for e, r in zip(embodiments, rows, strict=True)
+        ]
+        at = torch.from_numpy(np.concatenate(rows))
+        both = self.cache.at(torch.cat([at, at + stride]), self.play_length)
+        half = torch.arange(len(at))
+        return TransitionBatch(
+            both.index(half),
+            both.index(half + len(at)),
+            self.states[at],
+            torch.from_numpy(np.concatenate(actions)),
+            self.state_mask[at],
+            _masks(embodiments, count),
+        )
+
+    def demonstrations(
+        self, embodiments: list[Embodiment], rng: np.random.Generator, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """Prefix, state, chunk [B, H, A] and action mask [B, A] of random demonstration frames."""
+        horizon = self.policy.config.horizon
+        rows = [rng.choice(e.group.chunks, count) for e in embodiments]
+        chunks = [
+            e.actions[(r - e.group.start)[:, None] + np.arange(horizon)]
+            for e, r in zip(embodiments, rows, strict=True)
+        ]
+        at = torch.from_numpy(np.concatenate(rows))
+        chunk = torch.from_numpy(np.concatenate(chunks))
+        return self.cache.at(at), self.states[at], chunk, _masks(embodiments, count)
+
+
+def _masks(embodiments: list[Embodiment], count: int) -> Tensor:
+    masks = np.stack([e.action_mask for e in embodiments])
+    return torch.from_numpy(masks).repeat_interleave(count, dim=0)
+
+
+def outer_and_inner(
+    policy: Policy,
+    losses: AlignmentLosses,
+    data: Stage1Data,
+    embodiments: list[Embodiment],
+    delta: FastWeights,
+    config: Stage1Config,
+    rng: np.random.Generator,
+) -> tuple[Tensor, LossReport, Tensor, FastWeights]:
+    """The losses of one iteration: total for the trunk, alignment, action, and the leaf deltas."""
+    leaf = delta.map(lambda t: t.detach().clone().requires_grad_())
+    w0 = policy.live_w0()
+    transitions = data.transitions(embodiments, rng, config.transitions)
+    report = losses(policy, transitions, leaf.combine(w0, torch.add))
+    action = action_loss(policy, data, embodiments, delta.combine(w0, torch.add), config, rng)
+    total = config.action_weight * action + report.total / len(embodiments)
+    return total, report, action, leaf
+
+
+def action_loss(
+    policy: Policy,
+    data: Stage1Data,
+    embodiments: list[Embodiment],
+    w: FastWeights,
+    config: Stage1Config,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Flow-matching loss on demonstrations, given W, over the numbers that each robot has."""
+    prefix, state, chunk, mask = data.demonstrations(embodiments, rng, config.demo_frames)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(chunk.shape, generator=generator)
+    time = sample_time(len(chunk), generator, chunk.device)
+    error = policy.action_loss(prefix, state, chunk, w, noise=noise, time_B=time)
+    weight = mask[:, None].to(error.dtype).expand_as(error)
+    scale = policy.config.action_scale**2
+    return (error * weight).sum() / weight.sum() / scale
+
+
+def canonical_share(config: Stage1Config, progress: float) -> float:
+    """The curriculum: the share of canonical embodiments among new ones, falling linearly."""
+    fallen = min(1.0, progress / config.canonical_until)
+    return config.canonical_start + fallen * (config.canonical_end - config.canonical_start)
