@@ -14,9 +14,9 @@ from typing import Protocol, final
 import numpy as np
 
 from selfalign.errors import SelfAlignError
+from selfalign.sim.arm import Arm
 from selfalign.sim.kinematics import Kinematics
 from selfalign.sim.motion import Command, Measured
-from selfalign.sim.robots import Arm
 from selfalign.sim.scene import OPENING_MAX_M
 
 TOOL_STEP_M = 0.04

@@ -15,10 +15,10 @@ from selfalign.data.observation import Observation
 from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.errors import SelfAlignError
 from selfalign.sim.action_spaces import ActionSpace, ToolDelta, tool_command
+from selfalign.sim.arm import Arm
 from selfalign.sim.cameras import CameraPose, project
 from selfalign.sim.kinematics import Kinematics
 from selfalign.sim.motion import Command, Measured
-from selfalign.sim.robots import Arm
 from selfalign.sim.scene import COLOURS, CUBE_EDGE_M, OPENING_MAX_M, TIMESTEP_S, build_model
 from selfalign.sim.tasks import Task, get_task, is_done
 

@@ -10,7 +10,7 @@ from typing import final
 import mujoco
 import numpy as np
 
-from selfalign.sim.robots import Arm
+from selfalign.sim.arm import Arm
 
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
 """Tool frame in the world when the gripper points down with its yaw held: z down, fingers open

@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 
 from selfalign.sim.action_spaces import MOTION_STEP_M, WORKSPACE_HIGH, WORKSPACE_LOW, tool_command
+from selfalign.sim.arm import Arm
 from selfalign.sim.env import KEYPOINTS, SimEnv
 from selfalign.sim.experts import scripted_expert
 from selfalign.sim.motion import Command, Measured
 from selfalign.sim.play import RandomPlay
-from selfalign.sim.robots import Arm
 from selfalign.sim.scene import COLOURS, OPENING_MAX_M
 from selfalign.sim.tasks import TASKS
 

@@ -1,152 +1,17 @@
-"""What an arm is, and the two arms with real meshes: Franka Panda and UR5e.
-
-Every arm is a chain of revolute joints on a fixed base and carries the same two-finger gripper,
-so that arms differ in kinematics and looks alone. Quaternions are (w, x, y, z).
-"""
-
-import dataclasses
-import math
-from dataclasses import dataclass
-from typing import Literal
+"""Arms by name."""
 
 from selfalign.errors import SelfAlignError
+from selfalign.sim.arm import Arm
+from selfalign.sim.procedural import procedural_arm
+from selfalign.sim.real_arms import panda, ur5e
 
-Vector = tuple[float, ...]
+__all__ = ["Arm", "UnknownArm", "make_arm"]
 
-WHITE = (0.93, 0.93, 0.94)
-GREY = (0.72, 0.74, 0.77)
-DARK = (0.28, 0.28, 0.29)
-BLACK = (0.09, 0.09, 0.09)
-BLUE = (0.6, 0.72, 0.94)
+_PROCEDURAL = "procedural-"
 
 
 class UnknownArm(SelfAlignError):
     """There is no arm of that name."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One visible part of a link.
-
-    `size` is a mesh's nothing, a capsule's or cylinder's radius, a box's half sizes. `span` is
-    the end points (6 numbers) of a capsule or cylinder, or the centre (3 numbers) of a box. [m]
-    """
-
-    kind: Literal["mesh", "capsule", "cylinder", "box"]
-    rgb: Vector
-    mesh: str = ""
-    size: Vector = ()
-    span: Vector = ()
-
-
-@dataclass(frozen=True)
-class Link:
-    """A body and the joint that moves it about `axis`, given in the frame of the body before."""
-
-    position: Vector
-    quaternion: Vector
-    axis: Vector
-    limits: tuple[float, float]
-    mass: float
-    shapes: tuple[Shape, ...]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A robot arm: base, links in order, and the flange that carries the gripper.
-
-    `posture` is the joint vector [rad] that the inverse kinematics starts from and leans towards;
-    `elbow` is the index of the link whose origin counts as the elbow key point.
-    """
-
-    name: str
-    base_shapes: tuple[Shape, ...]
-    base_quaternion: Vector
-    links: tuple[Link, ...]
-    flange_position: Vector
-    flange_quaternion: Vector
-    posture: Vector
-    elbow: int
-
-    @property
-    def joint_count(self) -> int:
-        """Number of joints without the gripper."""
-        return len(self.links)
-
-    @property
-    def joint_limits(self) -> tuple[tuple[float, float], ...]:
-        """(low, high) of each joint [rad]."""
-        return tuple(link.limits for link in self.links)
-
-
-def _mesh(name: str, rgb: Vector) -> Shape:
-    return Shape("mesh", rgb, mesh=name)
-
-
-def panda() -> Arm:
-    """Franka Emika Panda, 7 joints."""
-    flip, flop = (1.0, -1.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)
-    frames = [
-        ((0.0, 0.0, 0.333), (1.0, 0.0, 0.0, 0.0), (-2.897, 2.897), 3.0, WHITE),
-        ((0.0, 0.0, 0.0), flip, (-1.7627, 1.7627), 3.0, WHITE),
-        ((0.0, -0.316, 0.0), flop, (-2.897, 2.897), 2.5, GREY),
-        ((0.0825, 0.0, 0.0), flop, (-3.0717, -0.0698), 2.5, WHITE),
-        ((-0.0825, 0.384, 0.0), flip, (-2.897, 2.897), 1.5, WHITE),
-        ((0.0, 0.0, 0.0), flop, (-0.0174, 3.7524), 1.5, GREY),
-        ((0.088, 0.0, 0.0), flop, (-2.897, 2.897), 0.7, DARK),
-    ]
-    links = tuple(
-        Link(position, quaternion, (0.0, 0.0, 1.0), limits, mass, (_mesh(f"panda/link{i}", rgb),))
-        for i, (position, quaternion, limits, mass, rgb) in enumerate(frames, start=1)
-    )
-    wrist = Shape("cylinder", DARK, size=(0.042,), span=(0.0, 0.0, 0.02, 0.0, 0.0, 0.107))
-    links = (*links[:-1], dataclasses.replace(links[-1], shapes=(*links[-1].shapes, wrist)))
-    return Arm(
-        name="panda",
-        base_shapes=(_mesh("panda/link0", WHITE),),
-        base_quaternion=(1.0, 0.0, 0.0, 0.0),
-        links=links,
-        flange_position=(0.0, 0.0, 0.107),
-        flange_quaternion=(math.cos(math.pi / 8), 0.0, 0.0, -math.sin(math.pi / 8)),
-        posture=(0.0, 0.2, 0.0, -2.2, 0.0, 2.4, 0.785),
-        elbow=3,
-    )
-
-
-def ur5e() -> Arm:
-    """Universal Robots UR5e, 6 joints."""
-    turn, same = (1.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0)
-    pitch, yaw = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
-    full, half = (-6.2831, 6.2831), (-3.1415, 3.1415)
-    rows = [
-        ("shoulder", (0.0, 0.0, 0.163), same, yaw, full, 3.7, (BLUE, BLACK, DARK)),
-        ("upperarm", (0.0, 0.138, 0.0), turn, pitch, full, 4.0, (GREY, BLACK, DARK, BLUE)),
-        ("forearm", (0.0, -0.131, 0.425), same, pitch, half, 2.3, (BLUE, GREY, BLACK, DARK)),
-        ("wrist1", (0.0, 0.0, 0.392), turn, pitch, full, 1.2, (BLACK, BLUE, DARK)),
-        ("wrist2", (0.0, 0.127, 0.0), same, yaw, full, 1.2, (BLACK, BLUE, DARK)),
-    ]
-    links = [
-        Link(
-            position,
-            quaternion,
-            axis,
-            limits,
-            mass,
-            tuple(_mesh(f"ur5e/{name}_{i}", rgb) for i, rgb in enumerate(colours)),
-        )
-        for name, position, quaternion, axis, limits, mass, colours in rows
-    ]
-    links.append(Link((0.0, 0.0, 0.1), same, pitch, full, 0.3, (_mesh("ur5e/wrist3", GREY),)))
-    return Arm(
-        name="ur5e",
-        base_shapes=(_mesh("ur5e/base_0", BLACK), _mesh("ur5e/base_1", DARK)),
-        base_quaternion=(1.0, 0.0, 0.0, 1.0),
-        links=tuple(links),
-        flange_position=(0.0, 0.1, 0.0),
-        flange_quaternion=(-1.0, 1.0, 0.0, 0.0),
-        posture=(-1.5708, -1.5708, 1.5708, -1.5708, -1.5708, 0.0),
-        elbow=2,
-    )
 
 
 def make_arm(name: str) -> Arm:
@@ -159,4 +24,7 @@ def make_arm(name: str) -> Arm:
         return panda()
     if name == "ur5e":
         return ur5e()
+    seed = name.removeprefix(_PROCEDURAL)
+    if name.startswith(_PROCEDURAL) and seed.isascii() and seed.isdecimal():
+        return procedural_arm(int(seed))
     raise UnknownArm(f"no arm is called {name!r}; known: panda, ur5e, procedural-<seed>")

@@ -10,7 +10,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from selfalign.sim.robots import Arm, Shape, Vector
+from selfalign.sim.arm import Arm, Shape, Vector
 
 ASSETS = Path(__file__).parent / "assets"
 COLOURS = ("red", "green", "blue")
