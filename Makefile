@@ -30,7 +30,7 @@ demo: $(STAMP) debian ## server + simulated robot: measure, play, align, swap, m
 	@$(PY) -m deploy.demo $(ARGS)
 
 test: $(STAMP) debian ## the whole suite (PYTEST_ARGS="-k name")
-	@timeout --signal=INT --kill-after=30 3600 $(PY) -m pytest $(PYTEST_ARGS)
+	@timeout --foreground --signal=INT --kill-after=30 3600 $(PY) -m pytest $(PYTEST_ARGS)
 
 bench: $(STAMP) ## the benchmarks, one JSON line a figure (ARGS="swap play")
 	@$(PY) -m tests.benchmarks $(ARGS)
