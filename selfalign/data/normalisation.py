@@ -80,7 +80,9 @@ class Normaliser:
         _check_last_axis(raw, self.dimensions, "values to normalise")
         padded = np.zeros((*raw.shape[:-1], self.width), dtype=np.float32)
         span = self._high - self._low
-        padded[..., : self.dimensions] = 2.0 * ((raw - self._low) / span) - 1.0
+        # What is not finite passes through, without a warning on every call.
+        with np.errstate(over="ignore", invalid="ignore"):
+            padded[..., : self.dimensions] = 2.0 * ((raw - self._low) / span) - 1.0
         return padded
 
     def denormalise(self, values: ArrayLike) -> NDArray[np.float32]:
@@ -92,7 +94,9 @@ class Normaliser:
         padded = np.asarray(values, dtype=np.float64)
         _check_last_axis(padded, self.width, "values to denormalise")
         share = (padded[..., : self.dimensions] + 1.0) / 2.0
-        return (self._low * (1.0 - share) + self._high * share).astype(np.float32)
+        # What is not finite passes through, without a warning on every call.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (self._low * (1.0 - share) + self._high * share).astype(np.float32)
 
 
 def _limits(dimensions: Sequence[Dimension]) -> tuple[list[float], list[float]]:

@@ -15,7 +15,7 @@ from typing import Annotated, Self, final
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selfalign.errors import SpecError
 
@@ -64,6 +64,14 @@ class Camera(BaseModel):
     name: Identifier
     height: int = Field(ge=1, le=4096, description="Rows [pixel]")
     width: int = Field(ge=1, le=4096, description="Columns [pixel]")
+
+    @field_validator("name")
+    @classmethod
+    def _name_can_be_an_array(cls, name: str) -> str:
+        if name == "zarr.json":
+            msg = "'zarr.json' is the name of Zarr's metadata; give the camera another one"
+            raise ValueError(msg)
+        return name
 
 
 @final
