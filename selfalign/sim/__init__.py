@@ -5,10 +5,14 @@ An optional extra (`pip install "selfalign[sim]"`); importing it without MuJoCo 
 
 What is where:
 
-    robots.py         what an arm is; Panda and UR5e from decimated meshes; `make_arm`
+    robots.py         `make_arm`: arms by name
+    arm.py            what an arm is
+    real_arms.py      Panda and UR5e from decimated meshes (licences: assets/LICENSES.md)
     procedural.py     arms with random kinematics from a seed
     scene.py          arm + gripper + table + cubes as one MJCF model
+    rendering.py      off-screen images
     kinematics.py     forward kinematics and the damped-least-squares inverse
+    motion.py         what an arm measures and what it is commanded
     action_spaces.py  how a robot numbers its actions; one motion relabelled into any of them
     cameras.py        camera poses and projection
     tasks.py          reach, push, lift: instruction, step limit, success
@@ -21,12 +25,13 @@ What is where:
 
 import importlib.util
 import os
+import sys
 
 from selfalign.errors import SelfAlignError
 
 
 class SimulationUnavailable(SelfAlignError):
-    """The simulation was asked for, but MuJoCo is not installed."""
+    """The simulation was asked for, but MuJoCo or off-screen OpenGL is missing."""
 
 
 if importlib.util.find_spec("mujoco") is None:
@@ -37,5 +42,6 @@ if importlib.util.find_spec("mujoco") is None:
 
 # Both must be set before the first import of mujoco: render off screen, and keep the software
 # rasteriser on one thread per process (it would otherwise start one per core in every worker).
-os.environ.setdefault("MUJOCO_GL", "egl")
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("LP_NUM_THREADS", "1")

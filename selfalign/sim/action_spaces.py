@@ -258,7 +258,7 @@ def random_space(rng: np.random.Generator, family: str, arm: Arm) -> ActionSpace
 
 
 def _opening(value: float) -> np.ndarray:
-    return np.clip(np.float64(value), 0.0, OPENING_MAX_M)
+    return np.asarray(np.clip(value, 0.0, OPENING_MAX_M))
 
 
 def _with_opening(numbers: np.ndarray, command: Command) -> np.ndarray:

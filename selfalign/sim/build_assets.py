@@ -9,6 +9,7 @@ rendering on a CPU costs by the vertex. Licences of the sources: `assets/LICENSE
 """
 
 import argparse
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def parse_obj(text: str) -> tuple[np.ndarray, np.ndarray]:
             vertices.append([float(value) for value in line.split()[1:4]])
         elif line.startswith("f "):
             corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
-            faces += [[corners[0], b, c] for b, c in zip(corners[1:], corners[2:], strict=False)]
+            faces += [[corners[0], b, c] for b, c in itertools.pairwise(corners[1:])]
     return np.array(vertices, np.float32), np.array(faces, np.int32)
 
 
@@ -55,7 +56,7 @@ def reduce_mesh(vertices: np.ndarray, faces: np.ndarray, limit: int) -> dict[str
     A mesh of many loose parts (bolts, rings) cannot be decimated far enough part by part, so its
     vertices are first welded on an ever coarser grid, which swallows the smallest parts.
     """
-    import fast_simplification  # noqa: PLC0415  (a maintainer's tool, not a dependency)
+    import fast_simplification
 
     for grid_m in (1e-4, 1e-3, 2e-3, 4e-3, 6e-3, 8e-3, 1e-2):
         vertices, faces = weld(vertices, faces, grid_m)
@@ -78,9 +79,9 @@ def hull_parts(vertices: np.ndarray, faces: np.ndarray, limit: int) -> dict[str,
 
     The UR5e's shells are thin, many and loose; decimating them directly tears holes.
     """
-    from scipy.sparse import coo_matrix  # noqa: PLC0415  (a maintainer's tool)
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
-    from scipy.spatial import ConvexHull  # noqa: PLC0415
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import ConvexHull
 
     vertices, faces = weld(vertices, faces)
     edges = np.concatenate([faces[:, :2], faces[:, 1:]])
@@ -110,7 +111,7 @@ def _normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 def meshes_of(wheel: Path, arm: str) -> dict[str, np.ndarray]:
     """Return `"<arm>/<mesh>/vertices"` and `".../faces"` for every mesh of one wheel."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
             key = f"{arm}/{Path(name).stem}"
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("ur5e_wheel", type=Path)
     arguments = parser.parse_args()
     arrays = meshes_of(arguments.panda_wheel, "panda") | meshes_of(arguments.ur5e_wheel, "ur5e")
-    np.savez_compressed(ASSETS / "meshes.npz", **arrays)
+    np.savez_compressed(ASSETS / "meshes.npz", allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ One control step is `1 / rate_hz` seconds. The servo targets ramp over the first
 that the arm has almost arrived when the next observation is taken.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Self, final
 
 import mujoco
@@ -19,6 +18,7 @@ from selfalign.sim.arm import Arm
 from selfalign.sim.cameras import CameraPose, project
 from selfalign.sim.kinematics import Kinematics
 from selfalign.sim.motion import Command, Measured
+from selfalign.sim.rendering import OffscreenRenderer
 from selfalign.sim.scene import COLOURS, CUBE_EDGE_M, OPENING_MAX_M, TIMESTEP_S, build_model
 from selfalign.sim.tasks import Task, get_task, is_done
 
@@ -47,12 +47,8 @@ class InvalidAction(SelfAlignError):
     """An action has the wrong shape or is not finite."""
 
 
-@dataclass(frozen=True)
-class ResetOptions:
-    """What a reset may fix; everything left at None is drawn from the episode's seed."""
-
-    task: str | None = None
-    colour: str | None = None
+class UnknownScenePart(SelfAlignError):
+    """There is no camera, cube colour or reset option of that name."""
 
 
 @final
@@ -90,7 +86,7 @@ class SimEnv:
         self._fingers = [self._address(f"{side}_finger") for side in ("left", "right")]
         self._cubes = {name: self._address(name) for name in COLOURS}
         self._cube_start = np.zeros(3)
-        self._renderer: mujoco.Renderer | None = None
+        self._renderer = OffscreenRenderer(self.model, image_size)
         self.set_cameras(self.cameras)
         self.reset()
 
@@ -105,9 +101,7 @@ class SimEnv:
 
     def close(self) -> None:
         """Free the renderer. May be called twice."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._renderer.close()
 
     @property
     def spec(self) -> RobotSpec:
@@ -135,8 +129,13 @@ class SimEnv:
         return self.task.instruction(self.colour)
 
     def set_cameras(self, cameras: Mapping[str, CameraPose]) -> None:
-        """Move cameras; names must be among those the environment was made with."""
+        """Move cameras.
+
+        Raises:
+            UnknownScenePart: a name is not among those the environment was made with.
+        """
         for name, pose in cameras.items():
+            _check_known("camera", name, self.cameras)
             self.cameras[name] = pose
             camera = self.model.camera(name)
             quaternion = np.zeros(4)
@@ -146,15 +145,27 @@ class SimEnv:
         mujoco.mj_camlight(self.model, self.data)
 
     def reset(
-        self, *, seed: int | None = None, options: ResetOptions | None = None
+        self, *, seed: int | None = None, options: Mapping[str, str] | None = None
     ) -> tuple[Observation, dict[str, object]]:
-        """Start an episode: cubes and arm at random places, drawn from `seed` if given."""
+        """Start an episode: cubes, their named colour and the arm at random, from `seed` if given.
+
+        Args:
+            seed: restarts the random stream; None goes on with it.
+            options: `"task"` changes the task for good, `"colour"` fixes the cube of this episode.
+
+        Raises:
+            UnknownTask: no such task.
+            UnknownScenePart: no such option or colour.
+        """
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        wanted = options or ResetOptions()
-        if wanted.task is not None:
-            self.task = get_task(wanted.task)
-        self.colour = wanted.colour or COLOURS[int(self._rng.integers(len(COLOURS)))]
+        wanted = dict(options or {})
+        for name in wanted:
+            _check_known("reset option", name, ("task", "colour"))
+        self.task = get_task(wanted.get("task", self.task.name))
+        drawn = COLOURS[int(self._rng.integers(len(COLOURS)))]
+        self.colour = wanted.get("colour", drawn)
+        _check_known("cube colour", self.colour, COLOURS)
         mujoco.mj_resetData(self.model, self.data)
         self.place_cubes(self._rng)
         start = self._rng.uniform(_START_LOW, _START_HIGH)
@@ -213,7 +224,7 @@ class SimEnv:
         """What the arm measures of itself now."""
         joints = self.data.qpos[self._joints].copy()
         tool, rotation = self.kinematics.forward(joints)
-        opening = np.clip(self.data.qpos[self._fingers].sum(), 0.0, OPENING_MAX_M)
+        opening = np.asarray(np.clip(self.data.qpos[self._fingers].sum(), 0.0, OPENING_MAX_M))
         return Measured(joints, opening, tool, rotation)
 
     def command(self, tool_target: np.ndarray, opening: float) -> Command:
@@ -257,15 +268,7 @@ class SimEnv:
 
     def render(self, camera: str) -> np.ndarray:
         """Return the image [image_size, image_size, 3] uint8 of one camera."""
-        if self._renderer is None:
-            self._renderer = mujoco.Renderer(self.model, self.image_size, self.image_size)
-            flags = self._renderer.scene.flags
-            flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-            flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
-        mujoco.mj_camlight(self.model, self.data)
-        self._renderer.update_scene(self.data, camera)
-        return self._renderer.render()
+        return self._renderer.render(self.data, camera)
 
     def keypoints(self) -> np.ndarray:
         """Return the world points [K, 3] in metres named by `KEYPOINTS`."""
@@ -285,3 +288,8 @@ class SimEnv:
     def project_keypoints(self, camera: str) -> np.ndarray:
         """Return the key points [K, 3] as (u, v, depth) of one camera; see `cameras.project`."""
         return project(self.cameras[camera], self.keypoints())
+
+
+def _check_known(kind: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise UnknownScenePart(f"no {kind} is called {name!r}; known: {', '.join(known)}")
