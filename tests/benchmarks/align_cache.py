@@ -13,7 +13,7 @@ import torch
 
 from selfalign.align.aligner import Aligner, AlignmentConfig
 from selfalign.align.robot_io import RobotIO
-from selfalign.data.play_store import EpisodeSlice
+from selfalign.data.play_step import EpisodeSlice
 from selfalign.data.spec import RobotSpec
 from server.settings import shipped_specs
 from tests.benchmarks.figure import Figure, percentile, rounded
@@ -79,4 +79,5 @@ def random_episode(spec: RobotSpec, length: int) -> EpisodeSlice:
         state=np.stack([s["state"] for s in steps]),
         action=np.stack([s["action"] for s in steps]),
         t_ns=np.array([s["t_ns"] for s in steps], dtype=np.int64),
+        instructions=tuple(str(s["instruction"]) for s in steps),
     )
