@@ -1,0 +1,81 @@
+"""Robots that the shipped model has never seen, drawn by a seed of their own.
+
+Pretraining draws its cameras and action spaces from other random streams. All are drawn from
+continuous ranges, so that the chance of meeting one of its embodiments here is nil.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal, final
+
+import numpy as np
+
+from selfalign.sim.action_spaces import ActionSpace, ToolDelta, random_space
+from selfalign.sim.cameras import CameraPose, random_camera
+from selfalign.sim.robots import Arm, make_arm
+
+Scenario = Literal["action", "camera", "both"]
+SCENARIOS: Final[tuple[Scenario, ...]] = ("both", "action", "camera")
+
+# Separates the demonstration's random stream from every other use of the same seed.
+_STREAM: Final = 0xDE40
+
+
+@final
+@dataclass(frozen=True)
+class Embodiment:
+    """One arm, one way to number its actions, one camera."""
+
+    name: str
+    arm: Arm
+    action_space: ActionSpace
+    camera: CameraPose
+
+    def describe(self) -> str:
+        """In words, for a table."""
+        return f"{describe_space(self.action_space)}; {describe_camera(self.camera)}"
+
+
+def draw_embodiment(scenario: Scenario, *, seed: int, index: int) -> Embodiment:
+    """The `index`-th unseen Panda of a seed.
+
+    Args:
+        scenario: What about it is unseen: `action` (a rotated, maybe mirrored and rescaled tool
+            frame; the camera stands in front), `camera` (anywhere in the trained sector; the plain
+            tool frame) or `both`.
+        seed: Seed of the whole demonstration.
+        index: Which one.
+    """
+    rng = np.random.default_rng([_STREAM, seed, index])
+    arm = make_arm("panda")
+    space = random_space(rng, "tool_rotated", arm)
+    camera = random_camera(rng)
+    return Embodiment(
+        name=f"unseen-{seed}-{index}",
+        arm=arm,
+        action_space=ToolDelta() if scenario == "camera" else space,
+        camera=CameraPose() if scenario == "action" else camera,
+    )
+
+
+def describe_camera(camera: CameraPose) -> str:
+    """Where it stands."""
+    return (
+        f"camera at {camera.azimuth_deg:+.0f} deg, {camera.elevation_deg:.0f} deg up, "
+        f"{camera.distance_m:.2f} m"
+    )
+
+
+def describe_space(space: ActionSpace) -> str:
+    """How far it is from the plain tool frame."""
+    if not isinstance(space, ToolDelta):
+        return type(space).__name__
+    is_mirrored = bool(np.linalg.det(space.rotation) < 0)
+    proper = -space.rotation if is_mirrored else space.rotation
+    cosine = float(np.clip((np.trace(proper) - 1) / 2, -1.0, 1.0))
+    mirrored = " and mirrored" if is_mirrored else ""
+    return (
+        f"tool frame turned {math.degrees(math.acos(cosine)):.0f} deg{mirrored}, x{space.scale:.2f}"
+    )
