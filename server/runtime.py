@@ -99,6 +99,7 @@ class Runtime:
                     f"yours {spec.digest[:12]}); W belongs to one spec, so give it a new name",
                 )
             self._serve(spec)
+            self._robots_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(self._robots_dir / f"{spec.name}.yaml", spec.to_yaml().encode())
             return True
 

@@ -73,7 +73,7 @@ def metadata(runtime: Runtime, spec: RobotSpec) -> dict[str, Any]:
     }
 
 
-class _ResetAsked(Exception):  # noqa: N818 - no error: it ends the reading of a message early
+class _ResetAsked(Exception):
     """The client sent `{"endpoint": "reset"}`."""
 
 

@@ -7,10 +7,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from selfalign.data.spec import Camera, Dimension, RobotSpec
-from selfalign.model.checkpoint import make_dummy_policy
 from starlette.testclient import TestClient
 
+from selfalign.data.spec import Camera, Dimension, RobotSpec
+from selfalign.model.checkpoint import make_dummy_policy
 from server.app import create_app
 from server.runtime import Runtime
 from server.settings import Settings

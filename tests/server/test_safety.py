@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import SpecError
-
 from server.safety import ActionLimits, NonFiniteAction
 from server.wire.problems import WireError
 from tests.fakes.running import arm_spec
