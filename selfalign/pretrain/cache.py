@@ -9,11 +9,13 @@ from typing import Self, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from selfalign.data.recording import PLAY, Recording
+from selfalign.errors import StoreError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
 
@@ -41,9 +43,11 @@ class PrefixCache:
         )
 
     def save(self, path: Path) -> None:
-        """Write the cache as one safetensors file."""
+        """Write the cache as one safetensors file; `path` appears only when it is whole."""
         tensors = {"key_values": self.key_values, "mask": self.mask, "features": self.features}
-        save_file(tensors, path, {"image_tokens": str(self.image_tokens)})
+        temporary = path.with_suffix(".tmp")
+        save_file(tensors, temporary, {"image_tokens": str(self.image_tokens)})
+        temporary.rename(path)
 
     @classmethod
     def load(cls, path: Path, image_tokens: int) -> Self:
@@ -52,28 +56,40 @@ class PrefixCache:
         return cls(tensors["key_values"], tensors["mask"], tensors["features"], image_tokens)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def build_cache(policy: Policy, recording: Recording) -> PrefixCache:
     """Encode every frame: play under the empty prompt, demonstrations under their instruction."""
     texts = [("" if e["kind"] == "play" else e["instruction"]) for e in recording.episodes]
     tokens, token_mask = policy.prompts.encode(texts)
-    episode = np.asarray(recording["episode"])
-    parts: list[Prefix] = []
+    cache: PrefixCache | None = None
     for start in tqdm(range(0, len(recording), _BATCH), desc="prefix cache", mininterval=5):
-        pixels = torch.from_numpy(recording["images"][start : start + _BATCH].copy())
-        images = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)[:, None]
-        rows = torch.from_numpy(episode[start : start + _BATCH]).long()
+        rows = slice(start, min(start + _BATCH, len(recording)))
+        episode = torch.from_numpy(recording["episode"][rows].copy()).long()
+        images = to_pixels(recording["images"][rows])[:, None]
         camera = torch.ones(len(images), 1, dtype=torch.bool)
-        prefix = policy.prefix(images, camera, tokens[rows], token_mask[rows])
-        parts.append(
-            Prefix(
-                prefix.key_values.half(), prefix.mask, prefix.image_tokens, prefix.features, camera
-            )
-        )
-    joined = Prefix.cat(parts)
+        prefix = policy.prefix(images, camera, tokens[episode], token_mask[episode])
+        # One allocation for all rows: the cache is gigabytes, a second copy may not fit.
+        cache = cache or _empty(prefix, len(recording))
+        cache.key_values[rows] = prefix.key_values.half()
+        cache.mask[rows], cache.features[rows] = prefix.mask, prefix.features
+    if cache is None:
+        raise StoreError(f"{recording.directory} holds no frames; record some first")
+    return cache
+
+
+def _empty(prefix: Prefix, rows: int) -> PrefixCache:
     return PrefixCache(
-        joined.key_values.clone(), joined.mask.clone(), joined.features.clone(), joined.image_tokens
+        prefix.key_values.new_empty(rows, *prefix.key_values.shape[1:], dtype=torch.float16),
+        prefix.mask.new_empty(rows, *prefix.mask.shape[1:]),
+        prefix.features.new_empty(rows, *prefix.features.shape[1:]),
+        prefix.image_tokens,
     )
+
+
+def to_pixels(images_MSS3: NDArray[np.uint8]) -> Tensor:
+    """Recorded images [M, S, S, 3] as the vision tower takes them: [M, 3, S, S] in [-1, 1]."""
+    pixels = torch.from_numpy(images_MSS3.copy()).permute(0, 3, 1, 2)
+    return pixels.float().div_(127.5).sub_(1.0)
 
 
 def play_length(cache: PrefixCache, recording: Recording) -> int:

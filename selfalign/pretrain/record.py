@@ -35,8 +35,8 @@ def record_groups(config: RecordConfig, directory: Path) -> None:
 
 
 def record_frames(config: RecordConfig, directory: Path) -> None:
-    """Render `config.frames` single random frames into a new directory, as one array each."""
-    directory.mkdir(parents=True)
+    """Render `config.frames` single random frames as one array each; an unfinished run is redone."""
+    directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed + 1)
     arms = _choose(rng, config.arms, config.frames)
     sector = CameraSector(azimuth_deg=config.azimuth_deg)
