@@ -77,6 +77,11 @@ class EpisodeReader:
         self.spec: RobotSpec = self._record().spec
 
     @property
+    def path(self) -> Path:
+        """Where the episode lies at this moment; sealing moves it. Raises UnknownEpisode."""
+        return self._locate(self.id)
+
+    @property
     def length(self) -> int:
         """Number of steps that may be read now: the watermark, read anew from the disk."""
         return self._record().length

@@ -18,7 +18,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self, final
 
@@ -41,7 +42,7 @@ from selfalign.data.episode_writer import (
     StoreWriteError,
     disk_error,
 )
-from selfalign.data.play_codec import Codec, register_codecs
+from selfalign.data.play_codec import Codec, image_codecs, register_codecs
 from selfalign.data.play_reader import PlayReader, StoreFolders, UnknownEpisode, free_bytes
 from selfalign.data.play_recovery import RecoveryReport, recover
 from selfalign.data.play_step import BadPlayStep, EpisodeSlice, PlayStep
@@ -71,6 +72,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _MAX_META_BYTES = 1 << 16
+_STAMP_FORMAT = "%Y%m%dT%H%M%S"
 
 # Room that must be there before an episode is begun [byte].
 _METADATA_ROOM = 1 << 16
@@ -122,6 +124,7 @@ class PlayStore:
             StoreError: a parameter is out of range or the directory cannot be used.
         """
         _check_parameters(quota_bytes, min_free_bytes, block_steps)
+        image_codecs(codec)
         self._quota_bytes, self._min_free_bytes = quota_bytes, min_free_bytes
         self._block_steps, self._codec, self._fsync_blocks = block_steps, codec, fsync_blocks
         self._disk_free = disk_free
@@ -132,6 +135,11 @@ class PlayStore:
         self.recovery = recover(self._folders)
         self._live: dict[str, EpisodeWriter] = {}
         self._fixed_bytes = _size(self._folders.quarantine) + _size(self._folders.staging)
+
+    @property
+    def root(self) -> Path:
+        """Directory of the store."""
+        return self._folders.root
 
     @staticmethod
     def reader(root: Path) -> PlayReader:
@@ -159,8 +167,20 @@ class PlayStore:
         """
         self._require_open()
         self.make_room(_METADATA_ROOM)
+        known = [*self._reader.sealed_records(), *self._live]
         now = datetime.now(UTC)
-        record = _new_record(spec, meta or {}, now, codec=self._codec, block=self._block_steps)
+        record = EpisodeRecord(
+            schema_version=SCHEMA,
+            id=_new_id(now, max(known, default="")),
+            spec=spec,
+            created_at=now.isoformat(timespec="milliseconds"),
+            meta=_checked_meta(meta or {}),
+            codec=self._codec,
+            block_steps=self._block_steps,
+            length=0,
+            bytes=0,
+            instructions=(),
+        )
         path = self._folders.staged_path(record.id)
         try:
             arrays = create_arrays(path, spec, codec=self._codec, block=self._block_steps)
@@ -294,28 +314,28 @@ def _lock(folders: StoreFolders) -> int:
     return descriptor
 
 
-def _new_record(
-    spec: RobotSpec, meta: Mapping[str, JsonValue], now: datetime, *, codec: Codec, block: int
-) -> EpisodeRecord:
-    stamp = now.strftime("%Y%m%dT%H%M%S") + f"{now.microsecond // 1000:03d}"
+def _new_id(now: datetime, newest: str) -> str:
+    """Return an identifier that sorts after `newest`, also if the wall clock was set back.
+
+    A robot without a battery-backed clock would otherwise see its fresh play deleted as oldest.
+    """
+    # An identifier that is none of ours holds no such time.
+    with suppress(ValueError, OverflowError):
+        stamp = datetime.strptime(newest[:18] + "000+0000", _STAMP_FORMAT + "%f%z")
+        now = max(now, stamp + timedelta(milliseconds=1))
+    milliseconds = now.microsecond // 1000
+    return f"{now.strftime(_STAMP_FORMAT)}{milliseconds:03d}-{secrets.token_hex(3)}"
+
+
+def _checked_meta(meta: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     try:
         text = json.dumps(meta, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise StoreError(f"meta of an episode must be JSON: {error}") from error
     if len(text) > _MAX_META_BYTES:
         raise StoreError(f"meta of an episode takes {len(text)} bytes, at most {_MAX_META_BYTES}")
-    return EpisodeRecord(
-        schema_version=SCHEMA,
-        id=f"{stamp}-{secrets.token_hex(3)}",
-        spec=spec,
-        created_at=now.isoformat(timespec="milliseconds"),
-        meta=json.loads(text),
-        codec=codec,
-        block_steps=block,
-        length=0,
-        bytes=0,
-        instructions=(),
-    )
+    copied: dict[str, JsonValue] = json.loads(text)
+    return copied
 
 
 def _size(path: Path) -> int:

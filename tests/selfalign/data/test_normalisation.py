@@ -59,7 +59,7 @@ def test_mask_marks_the_real_dimensions():
 def test_not_finite_stays_not_finite():
     normaliser = Normaliser(LOW, HIGH)
     assert np.isnan(normaliser.normalise([np.nan, 0])[0])
-    assert np.isinf(normaliser.denormalise(np.full(32, np.inf))).all()
+    assert not np.isfinite(normaliser.denormalise(np.full(32, np.inf))).any()
 
 
 def test_spec_gives_both_normalisers():
