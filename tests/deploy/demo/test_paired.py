@@ -8,7 +8,7 @@ from deploy.demo.paired import Comparison, Rate, compare
 @pytest.mark.parametrize(
     ("successes", "episodes", "low", "high"),
     [
-        # scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
+        # Expected values: the Wilson interval of scipy 1.17, `binomtest(...).proportion_ci`.
         (0, 50, 0.0, 0.07135),
         (45, 50, 0.78640, 0.95652),
         (50, 50, 0.92865, 1.0),

@@ -7,16 +7,13 @@ from PIL import Image
 
 from deploy.demo.paired import compare
 from deploy.demo.picture import chosen_episode, draw
+from deploy.demo.report import successes
 from deploy.demo.story import Story
 from tests.fakes.demo_stories import story
 
 
 def drawn(path: Path, *stories: Story) -> Image.Image:
-    groups = [
-        ([item.is_success for item in one.before], [item.is_success for item in one.after])
-        for one in stories
-    ]
-    draw(stories, compare(groups), title="Reach", path=path)
+    draw(stories, compare(successes(stories)), title="Reach", path=path)
     return Image.open(path)
 
 
