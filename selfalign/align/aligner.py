@@ -103,7 +103,10 @@ def adam_step(
     step: Tensor | int,
     config: AlignmentConfig,
 ) -> tuple[FastWeights, FastWeights, FastWeights]:
-    """Adam (Kingma & Ba 2015, algorithm 1). `step` counts from 1; [G] where members differ in age."""
+    """Adam (Kingma & Ba 2015, algorithm 1). `step` counts from 1; [G] where members differ in age.
+
+    Returns the new W and both moments.
+    """
     b1, b2 = config.beta1, config.beta2
     first = first.combine(gradient, lambda m, g: b1 * m + (1 - b1) * g)
     second = second.combine(gradient, lambda v, g: b2 * v + (1 - b2) * g.square())

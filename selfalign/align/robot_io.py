@@ -5,7 +5,7 @@ the model, a action numbers of the robot, H horizon, k stride.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
 from selfalign.data.normalisation import Normaliser
-from selfalign.data.observation import Observation, encode_frames
+from selfalign.data.observation import Observation, ObservationMismatch, encode_frames
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import SpecError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
+from selfalign.model.tokenizer import PromptTooLong
 from selfalign.model.weights import FastWeights
 
 # Frames encoded at once: bounds memory, costs nothing in speed.
@@ -29,7 +30,7 @@ _FRAMES = 64
 @final
 @dataclass(frozen=True)
 class Inputs:
-    """Observations as the policy takes them: images [B, N, 3, S, S], masks, tokens, state [B, s]."""
+    """What the policy takes: images [B, N, 3, S, S], masks, tokens, state [B, s]."""
 
     images: Tensor
     image_mask: Tensor
@@ -59,11 +60,15 @@ class RobotIO:
                 )
         self.policy = policy
         self.spec = spec
+        self.device = policy.device
         self.state_normaliser = Normaliser.for_state(spec, width=config.state_dim)
         self.action_normaliser = Normaliser.for_action(spec, width=config.action_dim)
 
     def encode(self, observations: list[Observation]) -> Inputs:
-        """Checked observations to tensors. The prompt of pi0.5 carries the state, as openpi's does."""
+        """Checked observations to tensors. The prompt of pi0.5 carries the state, as openpi does.
+
+        Raises ObservationMismatch for an instruction that is longer than the model reads.
+        """
         frames = {
             camera.name: np.stack([o.images[camera.name] for o in observations])
             for camera in self.spec.cameras
@@ -77,8 +82,8 @@ class RobotIO:
             texts = [
                 state_prompt(text, row[:columns]) for text, row in zip(texts, state, strict=True)
             ]
-        tokens, token_mask = self.policy.prompts.encode(texts)
-        return Inputs(images, mask, tokens, token_mask, torch.from_numpy(state))
+        tokens, token_mask = self._tokens(texts)
+        return Inputs(images, mask, tokens, token_mask, self._tensor(state))
 
     def prefix(self, inputs: Inputs) -> Prefix:
         """The frozen prefix of encoded observations."""
@@ -92,19 +97,19 @@ class RobotIO:
     ) -> NDArray[np.float32]:
         """A chunk [B, H, a] in the robot's units for each observation. Not clamped, not checked."""
         inputs = self.encode(observations)
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         chunk = self.policy.act(self.prefix(inputs), inputs.state, w, generator=generator)
-        return self.action_normaliser.denormalise(chunk.float().numpy()).astype(np.float32)
+        return self.action_normaliser.denormalise(chunk.float().cpu().numpy()).astype(np.float32)
 
     @torch.no_grad()
     def frame_prefixes(self, frames: dict[str, NDArray[np.uint8]]) -> Prefix:
-        """Prefixes of n recorded frames [n, H, W, 3] by camera, with the empty prompt of alignment."""
+        """Prefixes of n recorded frames [n, H, W, 3] by camera, under alignment's empty prompt."""
         count = len(next(iter(frames.values())))
         parts: list[Prefix] = []
         for start in range(0, count, _FRAMES):
             part = {name: images[start : start + _FRAMES] for name, images in frames.items()}
             images, mask = self._images(part)
-            tokens, token_mask = self.policy.prompts.encode([""] * len(images))
+            tokens, token_mask = self._tokens([""] * len(images))
             parts.append(self.policy.prefix(images, mask, tokens, token_mask))
         return Prefix.cat(parts)
 
@@ -113,13 +118,13 @@ class RobotIO:
         stride = self.policy.config.stride
         frames = np.unique(np.concatenate([starts, starts + stride]))
         prefix = self.frame_prefixes({name: x[frames] for name, x in episode.images.items()})
-        now = torch.from_numpy(np.searchsorted(frames, starts))
-        following = torch.from_numpy(np.searchsorted(frames, starts + stride))
-        state = torch.from_numpy(self.state_normaliser.normalise(episode.state[starts]))
+        now = self._tensor(np.searchsorted(frames, starts))
+        following = self._tensor(np.searchsorted(frames, starts + stride))
+        state = self._tensor(self.state_normaliser.normalise(episode.state[starts]))
         steps = starts[:, None] + np.arange(stride)
-        actions = torch.from_numpy(self.action_normaliser.normalise(episode.action[steps]))
-        state_mask = torch.from_numpy(self.state_normaliser.mask).expand(len(starts), -1)
-        action_mask = torch.from_numpy(self.action_normaliser.mask).expand(len(starts), -1)
+        actions = self._tensor(self.action_normaliser.normalise(episode.action[steps]))
+        state_mask = self._tensor(self.state_normaliser.mask).expand(len(starts), -1)
+        action_mask = self._tensor(self.action_normaliser.mask).expand(len(starts), -1)
         return TransitionBatch(
             prefix.index(now), prefix.index(following), state, actions, state_mask, action_mask
         )
@@ -127,7 +132,22 @@ class RobotIO:
     def _images(self, frames: dict[str, NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         size = self.policy.config.vision.image_size
         images, mask = encode_frames(frames, self.spec, size, len(self.spec.cameras))
-        return torch.from_numpy(images), torch.from_numpy(mask).expand(len(images), -1)
+        return self._tensor(images), self._tensor(mask).expand(len(images), -1)
+
+    def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        try:
+            tokens, mask = self.policy.prompts.encode(texts)
+        except PromptTooLong as error:
+            raise ObservationMismatch(
+                field="instruction",
+                got=f"{error.tokens} tokens of text",
+                expected=f"at most {error.limit}; use fewer or plainer words",
+            ) from None
+        return tokens.to(self.device), mask.to(self.device)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        # A copy, since the masks of a normaliser are read-only.
+        return torch.tensor(array, device=self.device)
 
 
 def state_prompt(instruction: str, state_D: NDArray[np.float32]) -> str:

@@ -1,1 +1,1 @@
-"""The three-expert policy: vision tower, language prefix, action expert with W, alignment expert."""
+"""The policy: vision tower, language prefix, action expert with W, alignment expert."""

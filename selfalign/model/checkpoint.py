@@ -34,15 +34,15 @@ def load_policy(
     tensors = _read(directory / _WEIGHTS)
     _check(tensors, policy.state_dict(), directory / _WEIGHTS)
     policy.load_state_dict(tensors)
-    w0 = policy.base_w()
-    policy = policy.to(device=device, dtype=dtype)
-    policy.w0_W1.data, policy.w0_b1.data = w0.W1.to(device), w0.b1.to(device)
-    return policy.freeze()
+    # Buffers stay float32 like W0: rotary frequencies in half precision would be other positions.
+    for name, parameter in policy.named_parameters():
+        if not name.startswith("w0_"):
+            parameter.data = parameter.data.to(dtype)
+    return policy.to(device=device).freeze()
 
 
 def save_policy(policy: Policy, directory: Path) -> None:
-    """Write a model directory. Weights are float32; half-precision of what is frozen is a choice of
-    the caller, who casts first."""
+    """Write a model directory, with the weights in the precision that they have."""
     directory.mkdir(parents=True, exist_ok=True)
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()

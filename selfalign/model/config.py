@@ -13,7 +13,7 @@ class _Frozen(BaseModel):
 
 
 class VisionConfig(_Frozen):
-    """SigLIP tower. `token_merge` joins squares of patches into one image token (1: none, as pi0)."""
+    """SigLIP tower. `token_merge` joins squares of patches into one token (1: none, as pi0)."""
 
     image_size: int = Field(ge=8, description="Side of the square input image [pixel]")
     patch_size: int = Field(ge=1, description="Side of a patch [pixel]")

@@ -106,12 +106,12 @@ class GemmaLayer(nn.Module):
         condition_BC: Tensor | None = None,
         fast: KeyValue | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """Attend to the prefix and to itself. Returns the new x and this layer's own keys, values."""
+        """Attend to the prefix and to itself. Returns the new x and its own keys, values."""
         normed, gate = self.norm(self.input_layernorm, x_BTD, condition_BC)
         own = self.key_value(normed, rotary)
         x_BTD = x_BTD + _gated(self._attend(normed, rotary, own, prefix, mask_BTK), gate)
         if self.ttt is not None and fast is not None:
-            x_BTD = self.ttt(x_BTD, *fast)
+            x_BTD = self.ttt(x_BTD, *fast, mask_BTK[..., -x_BTD.shape[1] :])
         normed, gate = self.norm(self.post_attention_layernorm, x_BTD, condition_BC)
         return x_BTD + _gated(self.mlp(normed), gate), own
 

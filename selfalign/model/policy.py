@@ -25,7 +25,7 @@ from selfalign.model.weights import FastWeights
 
 @final
 class Policy(nn.Module):
-    """A policy of the pi0 / pi0.5 family whose action expert takes fast weights W as an argument."""
+    """A policy of the pi0 / pi0.5 family whose action expert takes W as an argument."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
@@ -86,6 +86,16 @@ class Policy(nn.Module):
             raise ModelError("the policy is still in training; call freeze() before its identity")
         return self._base_sha256
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where inputs must be."""
+        return self.w0_W1.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the frozen model; W is float32 always."""
+        return self.action_in_proj.weight.dtype
+
     def num_parameters(self) -> dict[str, int]:
         """Parameter counts by part: vision, language, action, ttt, alignment, heads, w."""
         counts = dict.fromkeys(
@@ -120,7 +130,7 @@ class Policy(nn.Module):
                 f"{cameras} cameras, but model {self.config.variant!r} takes "
                 f"{self.config.max_cameras}"
             )
-        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1))
+        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1).to(self.dtype))
         image_tokens = image_tokens.unflatten(0, (batch, cameras)).flatten(1, 2)
         language = self.embed_tokens(tokens_Bt) * self.config.language.width**0.5
         x = torch.cat([image_tokens, language.type_as(image_tokens)], dim=1)
@@ -156,6 +166,7 @@ class Policy(nn.Module):
         self, prefix: Prefix, state_Bs: Tensor, x_t: Tensor, time_B: Tensor, w: FastWeights
     ) -> Tensor:
         """One pass of the action expert over a noisy chunk: what `flow_target` names, [B, H, A]."""
+        dtype, state_Bs = x_t.dtype, state_Bs.to(self.dtype)
         actions, condition = self._embed_actions(x_t, time_B)
         stateful = self.config.flavour == "pi0"
         tokens = (
@@ -172,7 +183,7 @@ class Policy(nn.Module):
         out = self.action(
             tokens, positions, mask, prefix=prefix.layers(), condition_BC=condition, w=w
         ).hidden
-        return self.action_out_proj(out[:, -self.config.horizon :])
+        return self.action_out_proj(out[:, -self.config.horizon :]).to(dtype)
 
     def action_loss(
         self,
@@ -196,7 +207,7 @@ class Policy(nn.Module):
         """The leak-free masked pass over transitions: prefixes of t and t + k, state, k actions."""
         clean = torch.zeros(len(now), device=state_Bs.device)
         actions, condition = self._embed_actions(actions_BkA, clean)
-        tokens = self.alignment.tokens(self.state_proj(state_Bs), actions)
+        tokens = self.alignment.tokens(self.state_proj(state_Bs.to(self.dtype)), actions)
         own = self.alignment.group_mask(tokens.device).expand(len(now), -1, -1)
         mask = torch.cat([self.alignment.prefix_mask(now, following), own], dim=2)
         hidden = self.action(
@@ -212,7 +223,7 @@ class Policy(nn.Module):
     def _embed_actions(self, actions: Tensor, time_B: Tensor) -> tuple[Tensor, Tensor | None]:
         """Action tokens [B, n, D] and the condition of adaptive norms (pi0.5) or None (pi0)."""
         config = self.config
-        embedded = self.action_in_proj(actions)
+        embedded = self.action_in_proj(actions.to(self.dtype))
         time = flow.time_embedding(
             time_B, config.action.width, config.min_period, config.max_period
         ).type_as(embedded)

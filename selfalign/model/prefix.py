@@ -1,6 +1,7 @@
 """The prefix of an observation: what the frozen model computes once and every step reads.
 
-Shape key: B batch, L layers, v key-value heads, P prefix tokens, e head width, N cameras, F features.
+Shape key: B batch, L layers, v key-value heads, P prefix tokens, e head width, N cameras,
+F features.
 """
 
 from dataclasses import dataclass

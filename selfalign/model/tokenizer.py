@@ -14,7 +14,7 @@ _WORDS = (
     "touch reach push lift grasp pick place open close move put the a an to at on in of and from "
     "into cube block ball cup drawer door table box object robot arm gripper tool hand red green "
     "blue yellow black white left right forward back up down above below near far task state action"
-).split()
+).split()  # noqa: SIM905  a list of 67 lines would say no more
 
 
 def small_tokenizer() -> Tokenizer:
@@ -47,20 +47,29 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 @final
+class PromptTooLong(ModelError):
+    """A prompt has more tokens than the model reads. `tokens` and `limit` count bos and newline."""
+
+    def __init__(self, text: str, *, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt {text!r} takes {tokens} tokens, the model holds {limit}; shorten it"
+        )
+        self.tokens, self.limit = tokens, limit
+
+
+@final
 class PromptEncoder:
     """Instructions to padded token tensors in the format of pi0: bos, text, newline."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        ids = {name: tokenizer.token_to_id(name) for name in (PAD, BOS, NEWLINE)}
-        missing = [name for name, value in ids.items() if value is None]
-        if missing:
-            raise ModelError(f"the tokenizer has no token {missing}; pi0 prompts need them")
-        self._pad, self._bos, self._newline = ids[PAD], ids[BOS], ids[NEWLINE]
+        self._pad, self._bos, self._newline = (
+            _special(tokenizer, name) for name in (PAD, BOS, NEWLINE)
+        )
 
     def ids(self, text: str) -> list[int]:
-        """bos, the tokens of the text, newline. Raises ModelError when the model cannot hold them."""
+        """bos, the tokens of the text, newline. Raises PromptTooLong beyond `max_tokens`."""
         clean = text.strip().replace("_", " ").replace("\n", " ")
         ids = [
             self._bos,
@@ -68,10 +77,7 @@ class PromptEncoder:
             self._newline,
         ]
         if len(ids) > self.max_tokens:
-            raise ModelError(
-                f"the instruction {text!r} takes {len(ids)} tokens, the model holds "
-                f"{self.max_tokens}; shorten it"
-            )
+            raise PromptTooLong(text, tokens=len(ids), limit=self.max_tokens)
         return ids
 
     def encode(self, texts: list[str], length: int | None = None) -> tuple[Tensor, Tensor]:
@@ -84,3 +90,10 @@ class PromptEncoder:
             tokens[index, : len(row)] = torch.tensor(row)
             mask[index, : len(row)] = True
         return tokens, mask
+
+
+def _special(tokenizer: Tokenizer, name: str) -> int:
+    value = tokenizer.token_to_id(name)
+    if value is None:
+        raise ModelError(f"the tokenizer has no token {name!r}; pi0 prompts need it")
+    return value

@@ -4,8 +4,9 @@ Shape key: B batch, T tokens, D width, G groups that share one W, N = B / G, h h
 
 The layer is h <- h + tanh(alpha) * o_proj(post_norm(Q + LN(Q W1 + b1))), where W1, b1 are
 arguments. With `inner_step` the layer first takes one gradient step of its own on W1 and b1 (the
-dual form of TTT-Linear, Sun et al. 2024, arXiv 2407.04620, non-causal as in one mini-batch) to
-reconstruct V - K from K; the result lives for this call only.
+dual form of TTT-Linear, Sun et al. 2024, arXiv 2407.04620, all tokens one mini-batch) to
+reconstruct V - K from K; the result lives for this call only. A token takes its step on the tokens
+that it may attend to, no others: else the inner step would leak where attention is masked.
 """
 
 from typing import final
@@ -56,7 +57,7 @@ def head_norm_l2_gradient(z: Tensor, target: Tensor, scale_hd: Tensor, shift_hd:
 
 @final
 class TTTLayer(nn.Module):
-    """One TTT layer without its W: projections, norms and the gate, which stay frozen on the robot."""
+    """One TTT layer without its W: projections, norms and gate, which stay frozen on the robot."""
 
     def __init__(self, width: int, config: TTTConfig) -> None:
         super().__init__()
@@ -75,18 +76,29 @@ class TTTLayer(nn.Module):
             self.rate_weight = nn.Parameter(torch.randn(self.heads, width) * 0.02)
             self.rate_bias = nn.Parameter(torch.zeros(self.heads))
 
-    def forward(self, x_BTD: Tensor, W1: Tensor, b1: Tensor) -> Tensor:
-        """x + tanh(gate) * TTT(x). W1 is [h, d, d] or [G, h, d, d], b1 [h, 1, d] or [G, h, 1, d]."""
+    def forward(
+        self, x_BTD: Tensor, W1: Tensor, b1: Tensor, mask_BTT: Tensor | None = None
+    ) -> Tensor:
+        """x + tanh(gate) * TTT(x).
+
+        Args:
+            x_BTD: the residual stream.
+            W1: [h, d, d], or [G, h, d, d].
+            b1: [h, 1, d], or [G, h, 1, d].
+            mask_BTT: True where token t may take its inner step on token s; None: everywhere.
+        """
         q_BhTd = self._heads(self.q_proj(x_BTD))
         if self.inner_step:
-            z_BhTd = self._after_inner_step(x_BTD, q_BhTd, W1, b1)
+            z_BhTd = self._after_inner_step(x_BTD, q_BhTd, W1, b1, mask_BTT)
         else:
             z_BhTd = apply_weights(q_BhTd, W1, b1)
         out_BhTd = q_BhTd + head_norm(z_BhTd, self.norm_weight, self.norm_bias).type_as(q_BhTd)
         out_BTD = self.post_norm(out_BhTd.transpose(1, 2).flatten(2))
         return x_BTD + torch.tanh(self.gate) * self.o_proj(out_BTD)
 
-    def _after_inner_step(self, x_BTD: Tensor, q_BhTd: Tensor, W1: Tensor, b1: Tensor) -> Tensor:
+    def _after_inner_step(
+        self, x_BTD: Tensor, q_BhTd: Tensor, W1: Tensor, b1: Tensor, mask_BTT: Tensor | None
+    ) -> Tensor:
         """Q W1' + b1' with W1', b1' one inner step from W1, b1, without forming W1' (dual form)."""
         k_BhTd = self._heads(self.k_proj(x_BTD))
         v_BhTd = self._heads(self.v_proj(x_BTD))
@@ -96,8 +108,11 @@ class TTTLayer(nn.Module):
         grad = eta_BhT1 * head_norm_l2_gradient(
             z_k, v_BhTd - k_BhTd, self.norm_weight, self.norm_bias
         )
-        scores_BhTT = q_BhTd @ k_BhTd.transpose(-1, -2)
-        return apply_weights(q_BhTd, W1, b1) - scores_BhTT @ grad - grad.sum(-2, keepdim=True)
+        # b1 is the weight of an input that is always 1: hence the 1 added to every score.
+        scores_BhTT = q_BhTd.float() @ k_BhTd.float().transpose(-1, -2) + 1
+        if mask_BTT is not None:
+            scores_BhTT = scores_BhTT * mask_BTT[:, None]
+        return apply_weights(q_BhTd, W1, b1) - scores_BhTT @ grad
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.heads, self.dim)).transpose(1, 2)

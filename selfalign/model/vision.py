@@ -65,7 +65,7 @@ class VisionTower(nn.Module):
 
 
 def merge_patches(patches_MpV: Tensor, merge: int) -> Tensor:
-    """Join squares of merge x merge neighbouring patches: [M, p, V] to [M, p / merge^2, V merge^2]."""
+    """Join squares of merge x merge patches: [M, p, V] to [M, p / merge^2, V merge^2]."""
     if merge == 1:
         return patches_MpV
     images, patches, width = patches_MpV.shape

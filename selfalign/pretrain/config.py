@@ -83,7 +83,7 @@ class PretrainConfig(_Frozen):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a TOML file; `model = "tiny"` names a geometry. Raises ModelError naming the field."""
+        """Read a TOML file; `model = "tiny"` names a geometry. Raises ModelError with the field."""
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
             named = {"tiny": tiny_config, "dummy": dummy_config}

@@ -35,7 +35,7 @@ def record_groups(config: RecordConfig, directory: Path) -> None:
 
 
 def record_frames(config: RecordConfig, directory: Path) -> None:
-    """Render `config.frames` single random frames as one array each; an unfinished run is redone."""
+    """Render `config.frames` single random frames as one array; redoes an unfinished run."""
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed + 1)
     arms = _choose(rng, config.arms, config.frames)

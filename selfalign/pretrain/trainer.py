@@ -1,4 +1,7 @@
-"""Stage 1 from a configuration to a model directory: record, prefix, cache, inner loop. Resumable."""
+"""Stage 1 from a configuration to a model directory: record, prefix, cache, inner loop.
+
+Every part is skipped when its result is there, and goes on where it was stopped.
+"""
 
 import logging
 from pathlib import Path
