@@ -41,7 +41,7 @@ class Tally:
 
 def measure() -> Iterator[Figure]:
     """`swap_failed`, `swap_mislabelled` and `swap_p99_us`."""
-    with ServerProcess(queue_depth="32") as server:
+    with ServerProcess() as server:
         spec = server.get("/info")["robots"][0]["spec"]
         robot = spec["name"]
         seen = observation(spec, np.random.default_rng(0)) | {"robot": robot, "seed": SEED}
