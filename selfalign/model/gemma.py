@@ -186,7 +186,7 @@ class GemmaStack(nn.Module):
         self.rotary_emb = GemmaRotaryEmbedding(stock)
         self.ttt_rows = {layer: row for row, layer in enumerate(ttt_layers)}
         self.gradient_checkpointing = False
-        self.apply(_init_linear)
+        _init_linear(self)
 
     def forward(
         self,
@@ -244,9 +244,10 @@ class GemmaStack(nn.Module):
         return w.W1[..., row, :, :, :], w.b1[..., row, :, :, :]
 
 
-def _init_linear(module: nn.Module) -> None:
+def _init_linear(stack: nn.Module) -> None:
     """Gemma's initialisation for plain linear layers; adaptive norms keep their zeros."""
-    if isinstance(module, nn.Linear) and module.out_features != 3 * module.in_features:
-        nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    for name, module in stack.named_modules():
+        if isinstance(module, nn.Linear) and not name.endswith(".dense"):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

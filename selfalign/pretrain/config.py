@@ -64,6 +64,7 @@ class Stage1Config(_Frozen):
     gradient_clip: float = Field(1.0, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     action_weight: float = Field(1.0, ge=0)
+    compile: bool = Field(False, description="Minutes at first, then 1.7x faster [on CPU]")
     inner: AlignmentConfig = AlignmentConfig()
 
 

@@ -8,6 +8,9 @@ Shape key: n slots of one iteration, B = n * transitions or n * demo frames, H h
 numbers, k stride.
 """
 
+from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import final
 
 import numpy as np
@@ -17,6 +20,7 @@ from torch import Tensor
 from selfalign.align.batch import TransitionBatch
 from selfalign.align.losses import AlignmentLosses, LossReport
 from selfalign.data.recording import Recording
+from selfalign.errors import StoreError
 from selfalign.model.flow import sample_time
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
@@ -35,7 +39,11 @@ from selfalign.pretrain.embodiments import (
 
 @final
 class Stage1Data:
-    """Recording, cache and groups; draws embodiments and cuts batches."""
+    """Recording, cache and groups; draws embodiments and cuts batches.
+
+    The last `held_out` groups are never trained on. Raises StoreError when the recording has no
+    usable group to train on, or none to hold out.
+    """
 
     def __init__(
         self, policy: Policy, recording: Recording, cache: PrefixCache, held_out: int
@@ -44,12 +52,15 @@ class Stage1Data:
         self.recording = recording
         self.cache = cache
         groups = load_groups(recording, policy.config)
-        usable = [g for g in groups if len(g.transitions) >= 32 and len(g.chunks) >= 8]
         states, mask = normalised_states(recording, groups, policy.config.state_dim)
         self.states, self.state_mask = torch.from_numpy(states), torch.from_numpy(mask)
-        last = groups[-held_out].start
-        self.train_groups = [g for g in usable if g.start < last]
-        self.held_out_groups = [g for g in usable if g.start >= last]
+        self.train_groups = [g for g in groups[:-held_out] if _is_usable(g)]
+        self.held_out_groups = [g for g in groups[-held_out:] if _is_usable(g)]
+        if not self.train_groups or not self.held_out_groups:
+            raise StoreError(
+                f"{recording.directory} has {len(self.train_groups)} usable groups to train on and "
+                f"{len(self.held_out_groups)} of {held_out} held out; record more groups or demos"
+            )
         self.play_length = play_length(cache, recording)
 
     def draw(self, seed: int, canonical: float, config: Stage1Config) -> Embodiment:
@@ -103,9 +114,34 @@ class Stage1Data:
         return self.cache.at(at), self.states[at], chunk, _masks(embodiments, count)
 
 
+def _is_usable(group: Group) -> bool:
+    """Whether a group has enough transitions, and enough chunks of successful demonstrations."""
+    return len(group.transitions) >= 32 and len(group.chunks) >= 8
+
+
 def _masks(embodiments: list[Embodiment], count: int) -> Tensor:
     masks = np.stack([e.action_mask for e in embodiments])
     return torch.from_numpy(masks).repeat_interleave(count, dim=0)
+
+
+@final
+@dataclass(frozen=True)
+class IterationLosses:
+    """`total` trains the trunk; `leaf` are the deltas, whose gradient is the alignment loss's."""
+
+    total: Tensor
+    alignment: LossReport
+    action: Tensor
+    leaf: FastWeights
+
+    def slot_gradient(self) -> FastWeights:
+        """Gradient of each slot's own alignment loss, after the backward pass of `total`.
+
+        The trunk's loss is a mean over slots; a slot's own gradient must not be divided by them.
+        """
+        W1, b1 = self.leaf.W1.grad, self.leaf.b1.grad
+        assert W1 is not None and b1 is not None, "slot_gradient() before backward()"
+        return FastWeights(W1 * len(W1), b1 * len(b1), self.leaf.layers)
 
 
 def outer_and_inner(
@@ -116,15 +152,30 @@ def outer_and_inner(
     delta: FastWeights,
     config: Stage1Config,
     rng: np.random.Generator,
-) -> tuple[Tensor, LossReport, Tensor, FastWeights]:
-    """The losses of one iteration: total for the trunk, alignment, action, and the leaf deltas."""
+) -> IterationLosses:
+    """The losses of one iteration. The action loss takes delta as a constant."""
     leaf = delta.map(lambda t: t.detach().clone().requires_grad_())
     w0 = policy.live_w0()
     transitions = data.transitions(embodiments, rng, config.transitions)
     report = losses(policy, transitions, leaf.combine(w0, torch.add))
     action = action_loss(policy, data, embodiments, delta.combine(w0, torch.add), config, rng)
     total = config.action_weight * action + report.total / len(embodiments)
-    return total, report, action, leaf
+    return IterationLosses(total, report, action, leaf)
+
+
+@contextmanager
+def compiled(policy: Policy, *, enabled: bool) -> Iterator[None]:
+    """Run the trained stacks compiled. Only for the fixed shapes of training: others recompile."""
+    stacks = (policy.action, policy.alignment.expert) if enabled else ()
+    for stack in stacks:
+        if not hasattr(stack, "compiled_forward"):
+            stack.compiled_forward = torch.compile(stack.forward, dynamic=False)
+        stack.forward = stack.compiled_forward
+    try:
+        yield
+    finally:
+        for stack in stacks:
+            del stack.forward
 
 
 def action_loss(

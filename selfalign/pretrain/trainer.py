@@ -3,8 +3,8 @@
 Every part is skipped when its result is there, and goes on where it was stopped.
 """
 
-import logging
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import torch
@@ -15,16 +15,15 @@ from selfalign.data.recording import Recording
 from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import PrefixCache, build_cache
-from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.evaluate import adaptation_curve, held_out_embodiments
 from selfalign.pretrain.pool import Pool
 from selfalign.pretrain.prefix import train_prefix
 from selfalign.pretrain.progress import Journal, load_state, save_state
 from selfalign.pretrain.record import record_frames, record_groups
 from selfalign.pretrain.schedule import one_cycle
-from selfalign.pretrain.stage1 import Stage1Data, canonical_share, outer_and_inner
+from selfalign.pretrain.stage1 import Stage1Data, canonical_share, compiled, outer_and_inner
 
-logger = logging.getLogger(__name__)
 _FROZEN = ("vision.", "embed_tokens.", "language.")
 _EVALUATED = 24
 
@@ -57,7 +56,7 @@ def prefix_policy(config: PretrainConfig, run: Path) -> Policy:
 
 
 def open_data(config: PretrainConfig, run: Path, policy: Policy) -> Stage1Data:
-    """The recording with its prefix cache; builds the cache when it is missing or stale."""
+    """The recording with its prefix cache; builds the cache when it is missing."""
     recording = Recording(run / "recording")
     path = run / "prefix_cache.safetensors"
     if not path.exists():
@@ -66,51 +65,80 @@ def open_data(config: PretrainConfig, run: Path, policy: Policy) -> Stage1Data:
     return Stage1Data(policy, recording, cache, config.record.held_out_groups)
 
 
-def train_stage1(config: PretrainConfig, run: Path, policy: Policy, data: Stage1Data) -> None:
-    """The inner loop; writes `run/model` at every checkpoint and at the end."""
-    settings = config.stage1
-    trained = nn.ParameterDict(
-        {k.replace(".", "/"): p for k, p in policy.named_parameters() if not k.startswith(_FROZEN)}
-    )
-    policy.use_eager_attention(True)
-    optimiser = torch.optim.AdamW(
-        trained.values(), settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    rng = np.random.default_rng((config.seed, 2))
-    pool = Pool(
-        settings,
-        policy.base_w(),
-        lambda seed, canonical: data.draw(seed, canonical, settings),
-        rng,
-    )
-    start, pool_state = load_state(run / "stage1_state", trained, optimiser)
-    if pool_state:
-        pool.restore(pool_state)
-    losses = AlignmentLosses(settings.inner)
-    journal = Journal(run / "log.jsonl", "stage1", settings.iterations, start, config.log_every)
-    for iteration in range(start, settings.iterations):
-        rng = np.random.default_rng((config.seed, 3, iteration))
-        progress = iteration / settings.iterations
-        one_cycle(optimiser, settings.learning_rate, progress, settings.warmup)
+@final
+class InnerLoop:
+    """Trunk, optimiser and pool of the persistent inner loop, and one iteration of it."""
+
+    def __init__(self, config: Stage1Config, seed: int, policy: Policy, data: Stage1Data) -> None:
+        policy.use_eager_attention(True)
+        self.config = config
+        self.policy = policy
+        self.trunk = trunk_of(policy)
+        self.optimiser = torch.optim.AdamW(
+            self.trunk.values(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.pool = Pool(
+            config,
+            policy.base_w(),
+            lambda seed, canonical: data.draw(seed, canonical, config),
+            np.random.default_rng((seed, 2)),
+        )
+        self._data = data
+        self._seed = seed
+        self._losses = AlignmentLosses(config.inner)
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One step of the trunk and of the deltas of some slots. Returns the losses."""
+        config, pool = self.config, self.pool
+        rng = np.random.default_rng((self._seed, 3, iteration))
+        progress = iteration / config.iterations
+        one_cycle(self.optimiser, config.learning_rate, progress, config.warmup)
         slots = pool.choose()
         chosen = [pool.embodiments[i] for i in slots.tolist()]
-        total, report, action, leaf = outer_and_inner(
-            policy, losses, data, chosen, pool.delta.select(slots), settings, rng
-        )
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(trained.values(), settings.gradient_clip)
-        optimiser.step()
-        # The trunk's loss is a mean over slots; a slot's own gradient must not be divided by them.
-        gradient = leaf.map(lambda t: t.grad * len(chosen))
-        pool.update(slots, gradient, canonical_share(settings, progress))
-        journal.add(iteration, {"action": float(action.detach()), **report.metrics})
-        done = iteration + 1
-        if done % config.evaluate_every == 0 or done == settings.iterations:
-            evaluate(config, policy, data, journal, done)
-        if done % config.checkpoint_every == 0 or done == settings.iterations:
-            save_state(run / "stage1_state", trained, optimiser, done, pool.state())
-            save_policy(policy, run / "model")
+        self.optimiser.zero_grad(set_to_none=True)
+        with compiled(self.policy, enabled=config.compile):
+            losses = outer_and_inner(
+                self.policy, self._losses, self._data, chosen, pool.delta.select(slots), config, rng
+            )
+            losses.total.backward()
+        nn.utils.clip_grad_norm_(self.trunk.values(), config.gradient_clip)
+        self.optimiser.step()
+        pool.update(slots, losses.slot_gradient(), canonical_share(config, progress))
+        return {"action": float(losses.action.detach()), **losses.alignment.metrics}
+
+    def resume(self, run: Path) -> int:
+        """Take over the state that a stopped run left; returns the iteration to go on with."""
+        done, pool_state = load_state(run / "stage1_state", self.trunk, self.optimiser)
+        if pool_state:
+            self.pool.restore(pool_state)
+        return done
+
+    def save(self, run: Path, done: int) -> None:
+        """Write `run/model`, then the state after `done` iterations."""
+        save_policy(self.policy, run / "model")
+        save_state(run / "stage1_state", self.trunk, self.optimiser, done, self.pool.state())
+
+
+def trunk_of(policy: Policy) -> nn.ParameterDict:
+    """What stage 1b trains: all but vision and prefix. W0 is part of it."""
+    return nn.ParameterDict(
+        {k.replace(".", "/"): p for k, p in policy.named_parameters() if not k.startswith(_FROZEN)}
+    )
+
+
+def train_stage1(config: PretrainConfig, run: Path, policy: Policy, data: Stage1Data) -> None:
+    """The inner loop; writes `run/model` at every checkpoint and at the end."""
+    total = config.stage1.iterations
+    loop = InnerLoop(config.stage1, config.seed, policy, data)
+    start = loop.resume(run)
+    with Journal(run / "log.jsonl", "stage1", total, start, config.log_every) as journal:
+        for iteration in range(start, total):
+            journal.add(iteration, loop.step(iteration))
+            done = iteration + 1
+            if done % config.evaluate_every == 0 or done == total:
+                evaluate(config, policy, data, journal, done)
+            if done % config.checkpoint_every == 0 or done == total:
+                loop.save(run, done)
 
 
 def evaluate(
