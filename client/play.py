@@ -26,6 +26,8 @@ from server.wire.messages import (
 from server.wire.problems import WireError
 
 _SYNC: Final = packed({"type": "sync"})
+# The server stops, or has sealed a silent episode: the connection is over, another goes on.
+_OVER: Final = frozenset({"not-ready", "episode-sealed"})
 _END: Final = packed({"type": "end"})
 
 
@@ -197,5 +199,7 @@ def _answer(body: object) -> PlayStarted | PlayAck | PlaySealed:
     except WireError as error:
         raise ProtocolError(f"the server's message on /play does not fit: {error}") from error
     if isinstance(answer, PlayError):
+        if answer.problem.code in _OVER:
+            raise ConnectionError(answer.problem.detail)
         raise ServerProblem.from_body(answer.problem.model_dump())
     return answer

@@ -21,6 +21,7 @@ class FakeRecorder:
         self.starts: list[Any] = []
         self.break_after: int | None = None
         self.refuse_step: int | None = None
+        self.close_after: int | None = None
         self.acknowledges = True
 
     def talk(self, connection: ServerConnection) -> None:
@@ -40,6 +41,12 @@ class FakeRecorder:
                     send(connection, {"type": "error", "problem": body})
                     continue
                 steps.append(message)
+                if self.close_after == len(steps):
+                    self.close_after = None
+                    body = problem("not-ready", "the server is stopping").model_dump()
+                    send(connection, {"type": "error", "problem": body})
+                    connection.close(1001)
+                    return
                 if self.break_after == len(steps):
                     self.break_after = None
                     connection.socket.close()
@@ -63,8 +70,10 @@ def observation(i: int) -> Any:
     return {"images": {"front": np.full((2, 2, 3), i, np.uint8)}, "state": [float(i)]}
 
 
-def lose_camera() -> None:
-    raise OSError("camera gone")
+def record_until_the_camera_is_lost(recorder: PlayRecorder) -> None:
+    with recorder:
+        recorder.step(observation(0), [0])
+        raise OSError("camera gone")
 
 
 def numbers(steps: list[Any]) -> list[float]:
@@ -133,6 +142,19 @@ def test_a_broken_connection_continues_in_a_new_episode_without_loss() -> None:
     assert [episode.is_sealed for episode in play.episodes] == [False, True]
 
 
+def test_a_server_that_stops_or_has_sealed_a_silent_episode_is_met_again_with_a_new_one() -> None:
+    fake = FakeRecorder()
+    fake.close_after = 2
+    with (
+        websocket_server(fake.talk) as url,
+        PlayRecorder(Endpoint(url, retry=QUICK)) as play,
+    ):
+        for i in range(5):
+            play.step(observation(i), [i])
+            play.sync()
+    assert {*numbers(fake.episodes[0]), *numbers(fake.episodes[1])} == set(range(5))
+
+
 def test_a_refused_step_is_raised_and_recording_can_go_on() -> None:
     fake = FakeRecorder()
     fake.refuse_step = 2
@@ -148,13 +170,10 @@ def test_a_refused_step_is_raised_and_recording_can_go_on() -> None:
 
 def test_an_exception_of_the_robot_leaves_the_episode_unsealed() -> None:
     fake = FakeRecorder()
-    with (
-        websocket_server(fake.talk) as url,
-        pytest.raises(OSError, match="camera"),
-        PlayRecorder(Endpoint(url)) as play,
-    ):
-        play.step(observation(0), [0])
-        lose_camera()
+    with websocket_server(fake.talk) as url:
+        play = PlayRecorder(Endpoint(url))
+        with pytest.raises(OSError, match="camera"):
+            record_until_the_camera_is_lost(play)
     assert not play.episodes[0].is_sealed
 
 

@@ -66,7 +66,7 @@ def test_play_align_swap_act_and_roll_back(
         assert kinds[-1] == "end"
         assert "progress" in kinds
         ended = operator.align.get(session.id)
-        assert ended.error is None
+        assert ended.state in {"succeeded", "rejected"}, ended.error
         assert ended.candidate is not None
         assert ended.step == 5
 
