@@ -321,7 +321,7 @@ def _new_id(now: datetime, newest: str) -> str:
     """
     # An identifier that is none of ours holds no such time.
     with suppress(ValueError, OverflowError):
-        stamp = datetime.strptime(newest[:18] + "000+0000", _STAMP_FORMAT + "%f%z")
+        stamp = datetime.strptime(newest[:18] + "000+0000", "%Y%m%dT%H%M%S%f%z")
         now = max(now, stamp + timedelta(milliseconds=1))
     milliseconds = now.microsecond // 1000
     return f"{now.strftime(_STAMP_FORMAT)}{milliseconds:03d}-{secrets.token_hex(3)}"

@@ -27,11 +27,10 @@ def small_spec(*, name: str = "toy", height: int = 6, width: int = 8) -> RobotSp
 
 def step(index: int, spec: RobotSpec) -> PlayStep:
     """Step number `index`. Every fourth front image is black, as from a camera in the dark."""
-    front, wrist = spec.cameras
-    shade = 0 if index % 4 == 0 else 1 + index % 255
+    shade = {"front": 0 if index % 4 == 0 else 1 + index % 255, "wrist": index % 256}
     images = {
-        "front": np.full((front.height, front.width, 3), shade, np.uint8),
-        "wrist": np.full((wrist.height, wrist.width, 3), index % 256, np.uint8),
+        camera.name: np.full((camera.height, camera.width, 3), shade[camera.name], np.uint8)
+        for camera in spec.cameras
     }
     state = np.full(len(spec.state), (index % 1000) / 1000, np.float32)
     action = np.full(len(spec.action), -(index % 1000) / 1000, np.float32)

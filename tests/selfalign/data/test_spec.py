@@ -162,7 +162,7 @@ def test_missing_file_is_named(tmp_path):
         RobotSpec.from_file(tmp_path / "gone.yaml")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(
     st.recursive(
         st.none() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
@@ -173,7 +173,7 @@ def test_arbitrary_data_never_raises_anything_but_our_error(data):
         RobotSpec.from_mapping(data)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(low=st.floats(), high=st.floats())
 def test_accepted_limits_are_finite_and_ordered(low, high):
     try:
