@@ -10,11 +10,11 @@ from torch import Tensor
 from selfalign.errors import ModelError
 
 PAD, BOS, UNKNOWN, NEWLINE = "<pad>", "<bos>", "<unk>", "\n"
-_WORDS = (
+_WORDS = (  # noqa: SIM905  a list of 67 lines would say no more
     "touch reach push lift grasp pick place open close move put the a an to at on in of and from "
     "into cube block ball cup drawer door table box object robot arm gripper tool hand red green "
     "blue yellow black white left right forward back up down above below near far task state action"
-).split()  # noqa: SIM905  a list of 67 lines would say no more
+).split()
 
 
 def small_tokenizer() -> Tokenizer:

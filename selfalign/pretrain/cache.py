@@ -9,7 +9,6 @@ from typing import Self, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +17,7 @@ from selfalign.data.recording import PLAY, Recording
 from selfalign.errors import StoreError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
+from selfalign.pretrain.pixels import to_pixels
 
 _BATCH = 128
 
@@ -65,7 +65,7 @@ def build_cache(policy: Policy, recording: Recording) -> PrefixCache:
     for start in tqdm(range(0, len(recording), _BATCH), desc="prefix cache", mininterval=5):
         rows = slice(start, min(start + _BATCH, len(recording)))
         episode = torch.from_numpy(recording["episode"][rows].copy()).long()
-        images = to_pixels(recording["images"][rows])[:, None]
+        images = to_pixels(recording["images"][rows].copy())[:, None]
         camera = torch.ones(len(images), 1, dtype=torch.bool)
         prefix = policy.prefix(images, camera, tokens[episode], token_mask[episode])
         # One allocation for all rows: the cache is gigabytes, a second copy may not fit.
@@ -84,12 +84,6 @@ def _empty(prefix: Prefix, rows: int) -> PrefixCache:
         prefix.features.new_empty(rows, *prefix.features.shape[1:]),
         prefix.image_tokens,
     )
-
-
-def to_pixels(images_MSS3: NDArray[np.uint8]) -> Tensor:
-    """Recorded images [M, S, S, 3] as the vision tower takes them: [M, 3, S, S] in [-1, 1]."""
-    pixels = torch.from_numpy(images_MSS3.copy()).permute(0, 3, 1, 2)
-    return pixels.float().div_(127.5).sub_(1.0)
 
 
 def play_length(cache: PrefixCache, recording: Recording) -> int:

@@ -6,6 +6,7 @@ very procedure of stage 2; when its lifetime is over the slot is reset to W0 and
 Shape key: G slots, n slots of one iteration.
 """
 
+import json
 from typing import Protocol, final
 
 import numpy as np
@@ -21,7 +22,9 @@ from selfalign.pretrain.embodiments import Embodiment
 class DrawEmbodiment(Protocol):
     """Draws an embodiment from a seed; `canonical` is the share of canonical ones at this time."""
 
-    def __call__(self, seed: int, canonical: float) -> Embodiment: ...
+    def __call__(self, seed: int, canonical: float) -> Embodiment:
+        """The embodiment of a seed; the same arguments give the same one."""
+        ...
 
 
 @final
@@ -40,7 +43,7 @@ class Pool:
         self.age = torch.zeros(config.slots)
         self.lifetime = torch.ones(config.slots)
         self.seeds = torch.zeros(config.slots, dtype=torch.int64)
-        self.canonical = torch.full((config.slots,), config.canonical_start)
+        self.canonical = torch.full((config.slots,), config.canonical_start, dtype=torch.float64)
         self.embodiments = [
             self._renew(slot, config.canonical_start) for slot in range(config.slots)
         ]
@@ -83,13 +86,28 @@ class Pool:
             f"{name}.{key}": getattr(w, key) for name, w in parts.items() for key in ("W1", "b1")
         }
         plain = ("age", "lifetime", "seeds", "canonical")
-        return out | {name: getattr(self, name) for name in plain}
+        out |= {name: getattr(self, name) for name in plain}
+        return out | {"rng": _pack(self._rng)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take over a saved state; embodiments are drawn again from their seeds."""
         for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+            if name != "rng":
+                tensor.copy_(state[name])
+        # States of before the generator was part of them draw on with fresh numbers.
+        if "rng" in state:
+            _unpack(state["rng"], self._rng)
         self.embodiments = [
             self._draw(int(seed), float(share))
             for seed, share in zip(self.seeds, self.canonical, strict=True)
         ]
+
+
+def _pack(rng: np.random.Generator) -> Tensor:
+    """The state of a generator as bytes [n]; its numbers are too long for any tensor."""
+    text = json.dumps(rng.bit_generator.state)
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _unpack(state: Tensor, rng: np.random.Generator) -> None:
+    rng.bit_generator.state = json.loads(state.numpy().tobytes())

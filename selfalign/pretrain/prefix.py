@@ -23,6 +23,7 @@ from selfalign.model.gemma import GemmaStack
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
 from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.pixels import to_pixels
 from selfalign.pretrain.progress import Journal, load_state, save_state
 from selfalign.pretrain.schedule import one_cycle
 
@@ -59,8 +60,7 @@ class Frames:
             rows = np.sort(rng.integers(len(source), size=n))
             images.append(source[rows])
             points.append(targets[rows])
-        pixels = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)
-        return pixels.float().div_(127.5).sub_(1.0), torch.from_numpy(np.concatenate(points))
+        return to_pixels(np.concatenate(images)), torch.from_numpy(np.concatenate(points))
 
 
 def load_frames(run: Path, held_out_groups: int) -> Frames:
@@ -69,10 +69,9 @@ def load_frames(run: Path, held_out_groups: int) -> Frames:
     groups = np.array([e["group"] for e in recording.episodes])
     kept = groups < groups.max() + 1 - held_out_groups
     rows = np.flatnonzero(kept[recording["episode"]])
-    stop = int(rows.max()) + 1
     # Copied into memory: random reads from a cold map are ten times slower than training.
-    images = np.array(recording["images"][:stop])
-    sources = [(images, normalise_points(recording["keypoints"][:stop]))]
+    images = np.asarray(recording["images"][rows])
+    sources = [(images, normalise_points(recording["keypoints"][rows]))]
     if (run / "frames").is_dir():
         images = np.load(run / "frames" / "images.npy")
         sources.append((images, normalise_points(np.load(run / "frames" / "keypoints.npy"))))
@@ -148,8 +147,8 @@ def _loss(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 
 def train_prefix(config: PretrainConfig, run: Path, policy: Policy) -> None:
-    """Train the prefix in place; resumes from `run/prefix.pt.safetensors` when it exists."""
-    settings = config.prefix
+    """Train the prefix in place; goes on from `run/prefix_state.safetensors` when it exists."""
+    settings, total = config.prefix, config.prefix.iterations
     frames = load_frames(run, config.record.held_out_groups)
     readout = PrefixReadout(policy, settings.queries, config.model.feature_dim // 3)
     modules = nn.ModuleDict(
@@ -162,29 +161,33 @@ def train_prefix(config: PretrainConfig, run: Path, policy: Policy) -> None:
         modules.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     start, _ = load_state(run / "prefix_state", modules, optimiser)
-    journal = Journal(run / "log.jsonl", "prefix", settings.iterations, start, config.log_every)
-    for iteration in range(start, settings.iterations):
-        rng = np.random.default_rng((config.seed, 1, iteration))
-        images, points = frames.sample(rng, settings.batch_size)
-        one_cycle(
-            optimiser, settings.learning_rate, iteration / settings.iterations, settings.warmup
-        )
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            parts = losses(policy, readout, images, points, rng)
-            total = torch.stack(list(parts.values())).sum()
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimiser.step()
-        journal.add(iteration, {name: float(value.detach()) for name, value in parts.items()})
-        if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == settings.iterations:
-            save_state(run / "prefix_state", modules, optimiser, iteration + 1)
+    with Journal(run / "log.jsonl", "prefix", total, start, config.log_every) as journal:
+        for iteration in range(start, total):
+            rng = np.random.default_rng((config.seed, 1, iteration))
+            one_cycle(optimiser, settings.learning_rate, iteration / total, settings.warmup)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+                batch = frames.sample(rng, settings.batch_size)
+                parts = losses(policy, readout, *batch, rng)
+            _descend(optimiser, modules, torch.stack(list(parts.values())).sum())
+            journal.add(iteration, {name: float(value.detach()) for name, value in parts.items()})
+            if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == total:
+                save_state(run / "prefix_state", modules, optimiser, iteration + 1)
     measure_spread(policy, frames, np.random.default_rng(config.seed))
+
+
+def _descend(optimiser: torch.optim.Optimizer, modules: nn.Module, loss: Tensor) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+    optimiser.step()
 
 
 @torch.no_grad()
 def measure_spread(policy: Policy, frames: Frames, rng: np.random.Generator) -> None:
-    """Set the unit of the dynamics target: the spread of the feature's change within play."""
+    """Set the unit of the dynamics target: how much the key points change over a transition.
+
+    A high quantile and not the mean: most key points rest most of the time.
+    """
     images, points = frames.sources[0]
     start = rng.integers(len(images) - policy.config.stride, size=1024)
     start.sort()

@@ -4,7 +4,8 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from types import TracebackType
+from typing import Self, final
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,18 @@ class Journal:
         self._bar = tqdm(total=total, initial=start, desc=phase, mininterval=5)
         self._sums: dict[str, list[float]] = {}
         self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        self._file.close()
 
     def add(self, iteration: int, metrics: dict[str, float]) -> None:
         """Add the metrics of one iteration; writes a line every so many."""
@@ -52,7 +65,7 @@ def save_state(
     iteration: int,
     extra: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write module, optimiser and more as one safetensors file; the old one is replaced at the end."""
+    """Write module, optimiser and more as one safetensors file; it replaces the old one whole."""
     tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
@@ -63,8 +76,10 @@ def save_state(
 def load_state(
     path: Path, module: nn.Module, optimiser: Optimizer
 ) -> tuple[int, dict[str, Tensor]]:
-    """Restore what `save_state` wrote. Returns the iteration to go on with (0 without a file) and
-    the extra tensors."""
+    """Restore what `save_state` wrote.
+
+    Returns the iteration to go on with (0 without a file) and the extra tensors.
+    """
     file = path.with_suffix(".safetensors")
     if not file.exists():
         return 0, {}

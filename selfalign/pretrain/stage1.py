@@ -8,9 +8,9 @@ Shape key: n slots of one iteration, B = n * transitions or n * demo frames, H h
 numbers, k stride.
 """
 
-from dataclasses import dataclass
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -140,7 +140,8 @@ class IterationLosses:
         The trunk's loss is a mean over slots; a slot's own gradient must not be divided by them.
         """
         W1, b1 = self.leaf.W1.grad, self.leaf.b1.grad
-        assert W1 is not None and b1 is not None, "slot_gradient() before backward()"
+        assert W1 is not None, "slot_gradient() before backward()"
+        assert b1 is not None
         return FastWeights(W1 * len(W1), b1 * len(b1), self.leaf.layers)
 
 
