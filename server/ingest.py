@@ -46,6 +46,7 @@ class IngestConfig:
     flush_s: float = 2.0
     idle_s: float = 30.0
     patience_s: float = 10.0
+    is_eager: bool = True
 
 
 class PlayError(SelfAlignError):
@@ -121,6 +122,7 @@ class Ingest:
         self._episodes: OrderedDict[str, Episode] = OrderedDict()
         self._open_by_robot: dict[str, Episode] = {}
         self._closed = False
+        self._is_started = False
         self._supervisor = Supervisor(
             self._child(),
             on_message=self._hear,
@@ -129,14 +131,16 @@ class Ingest:
         )
 
     def start(self) -> None:
-        """Start the recorder process in the background."""
-        self._supervisor.start()
+        """Start the recorder process in the background, if it is to be there before any play."""
+        if self.config.is_eager:
+            self._start()
 
     def close(self) -> None:
         """Let the recorder write what is in the ring, seal and leave. Blocking, idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
         self._supervisor.close()
         os.close(self._wake)
         self._memory.close()
@@ -158,6 +162,7 @@ class Ingest:
             PlayError: `play-busy` while another episode of the robot is open, `store-full`,
                 `overloaded` when the recorder does not answer.
         """
+        self._start()
         episode = self._claim(spec, _checked_meta(meta or {}))
         await self._changed.wait_for(
             lambda: episode.started or episode.state != "open", self.config.patience_s
@@ -240,6 +245,13 @@ class Ingest:
         )
 
     # Internals.
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._is_started or self._closed:
+                return
+            self._is_started = True
+        self._supervisor.start()
 
     def _child(self) -> ChildSpec:
         config = self.config

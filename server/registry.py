@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 from selfalign.align.snapshot import SnapshotMeta, decode_snapshot, encode_snapshot
-
 from selfalign.errors import SelfAlignError, SnapshotError
 from server.durable import quarantine
 from server.lineage import LineageIndex, LineageStore, VersionRecord
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from selfalign.align.snapshot import Snapshot
-
     from selfalign.model.weights import FastWeights
 
 logger = logging.getLogger(__name__)
@@ -199,6 +197,13 @@ class Registry:
         if version == 0:
             return self._encode_base(robot)
         return self._read(self._line(robot), record)
+
+    def file_of(self, robot: str, version: int) -> Path | None:
+        """Return the snapshot file of a version, None for the base. Raises UnknownVersion."""
+        record = self.record(robot, version)
+        if version == 0:
+            return None
+        return self._line(robot).store.directory / record.file_name
 
     def subscribe(self, callback: Callable[[SwapEvent], None]) -> None:
         """Call `callback` after every swap, in the thread that swapped."""

@@ -1,0 +1,100 @@
+"""Which recorded play a session aligns on. Blocking: reads the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfalign.data.play_store import PlayStore, UnknownEpisode
+from selfalign.data.transitions import transition_starts
+from selfalign.errors import SelfAlignError, StoreError
+from server.align_job import MIN_TRANSITIONS, too_little_play
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from selfalign.data.episode_reader import EpisodeReader
+    from selfalign.data.play_reader import PlayReader
+    from selfalign.data.spec import RobotSpec
+
+# The most recent play that "live" takes: more than three minutes at 10 Hz.
+LIVE_STEPS = 2048
+
+
+class EpisodeNotFound(SelfAlignError):
+    """An episode that was asked for does not exist."""
+
+    code = "unknown-episode"
+    status = 404
+
+
+class EpisodeOfAnother(SelfAlignError):
+    """An episode belongs to another robot, or to another spec of this one."""
+
+    code = "bad-request"
+    status = 422
+
+
+def choose_play(
+    root: Path, spec: RobotSpec, wanted: Sequence[str] | None, *, stride: int
+) -> tuple[str, ...]:
+    """Return the episodes to align on, oldest first.
+
+    Args:
+        root: The play store.
+        spec: The robot; only play recorded under this very spec is used.
+        wanted: The episodes asked for; None for the most recent play.
+        stride: Steps from the first to the last of a transition.
+
+    Raises:
+        NoPlayData: They hold too few transitions.
+        EpisodeNotFound, EpisodeOfAnother: One of those asked for cannot be used.
+    """
+    reader = PlayStore.reader(root)
+    chosen = _latest(reader, spec) if wanted is None else _named(reader, spec, wanted)
+    transitions = steps = 0
+    for episode in chosen:
+        length = episode.length
+        times = episode.read_times(0, length)
+        steps += length
+        transitions += len(
+            transition_starts(times, length, stride=stride, period_ns=spec.period_ns)
+        )
+    if transitions < MIN_TRANSITIONS:
+        raise too_little_play(spec.name, transitions, steps)
+    return tuple(episode.id for episode in chosen)
+
+
+def _latest(reader: PlayReader, spec: RobotSpec) -> list[EpisodeReader]:
+    chosen: list[EpisodeReader] = []
+    steps = 0
+    for info in reversed(reader.episodes()):
+        if info.robot != spec.name or info.length == 0:
+            continue
+        try:
+            episode = reader.open(info.id)
+        except StoreError:
+            # Deleted to make room since it was listed.
+            continue
+        if episode.spec.digest == spec.digest:
+            chosen.append(episode)
+            steps += info.length
+        if steps >= LIVE_STEPS:
+            break
+    return chosen[::-1]
+
+
+def _named(reader: PlayReader, spec: RobotSpec, wanted: Sequence[str]) -> list[EpisodeReader]:
+    chosen = []
+    for episode_id in dict.fromkeys(wanted):
+        try:
+            episode = reader.open(episode_id)
+        except UnknownEpisode as error:
+            raise EpisodeNotFound(f"{error}; GET /play lists what there is") from None
+        if episode.spec.digest != spec.digest:
+            raise EpisodeOfAnother(
+                f"episode {episode_id} is of robot {episode.spec.name!r} (spec "
+                f"{episode.spec.digest[:12]}), not of {spec.name!r} (spec {spec.digest[:12]})"
+            )
+        chosen.append(episode)
+    return chosen

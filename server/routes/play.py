@@ -1,0 +1,153 @@
+"""`/play`: what the robot saw and did, on its way to the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import APIRouter, Request, Response, WebSocket
+
+from selfalign.data.play_store import PlayStore
+from server.body import parse, read_body, reply, request_format
+from server.play_steps import read_steps
+from server.play_stream import PlayStream
+from server.problems import ProblemError
+from server.routes.openapi import problems, reply_body, request_body
+from server.wire.messages import EpisodeList, PlayReply, PlayRequest, read_request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from selfalign.data.play_store import PlayStep
+    from selfalign.data.spec import RobotSpec
+    from server.body import Format
+    from server.ingest import Episode
+    from server.runtime import Runtime
+
+router = APIRouter(tags=["play"])
+
+_EXAMPLE: Final[dict[str, Any]] = {
+    "robot": "panda",
+    "steps": [
+        {
+            "images": {"front": "iVBORw0KGgo…"},
+            "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 1.0],
+            "action": [0.01, 0.0, -0.02, 1.0],
+            "t_ns": 100_000_000,
+        }
+    ],
+    "end": False,
+}
+
+
+@router.get(
+    "/play",
+    operation_id="list_play",
+    summary="Recorded play",
+    response_class=Response,
+    responses={200: reply_body(EpisodeList, "Episodes, oldest first, and the room that is left")},
+)
+async def list_play(request: Request) -> Response:
+    """Every episode, also those that are being recorded."""
+    runtime: Runtime = request.app.state.runtime
+    config = runtime.ingest.config
+    listed = await asyncio.to_thread(_list, config.root)
+    return reply(request, {**listed, "quota_bytes": config.quota_bytes})
+
+
+@router.post(
+    "/play",
+    operation_id="play",
+    summary="Play steps in, durable watermark out",
+    response_class=Response,
+    openapi_extra={"requestBody": request_body(PlayRequest, _EXAMPLE)},
+    responses={
+        200: reply_body(PlayReply, "What has arrived and what is on disk"),
+        **problems(
+            "bad-message",
+            "unknown-robot",
+            "unknown-episode",
+            "body-too-large",
+            "unsupported-media-type",
+            "bad-play-step",
+            "overloaded",
+            "store-full",
+        ),
+    },
+)
+async def play(request: Request) -> Response:
+    """Add consecutive steps to an episode, a new one unless `episode` names one that is open.
+
+    Either all steps of a request are taken or none. `durable` says how many steps of the episode
+    survive a crash; a request without steps waits until all that was received is durable. With
+    `end` the episode is sealed. One that gets no steps for half a minute is sealed by itself.
+    """
+    runtime: Runtime = request.app.state.runtime
+    body_format = request_format(request)
+    body = await read_body(request, runtime.settings.max_body_bytes)
+    sent = await asyncio.to_thread(_read, body, body_format)
+    episode, steps = await _episode_and_steps(runtime, sent)
+    for step in steps:
+        await runtime.ingest.add(episode, step)
+        # Others get their turn: packing a large step takes a moment.
+        await asyncio.sleep(0)
+    if sent.end:
+        runtime.ingest.end(episode)
+        await runtime.ingest.sealed(episode)
+    elif not steps and sent.episode is not None:
+        await runtime.ingest.sync(episode)
+    return reply(
+        request,
+        {
+            "episode": episode.id,
+            "received": episode.received,
+            "durable": episode.durable,
+            "sealed": episode.state == "sealed",
+        },
+    )
+
+
+@router.websocket("/play")
+async def play_stream(websocket: WebSocket) -> None:
+    """Play as a stream: `start`, `step`..., `end`; see `docs/protocols.md`."""
+    state = websocket.app.state
+    await PlayStream(websocket, state.runtime, state.drain).run()
+
+
+async def _episode_and_steps(runtime: Runtime, sent: PlayRequest) -> tuple[Episode, list[PlayStep]]:
+    """The episode that a request adds to, and its steps, all of them checked."""
+    if sent.episode is None:
+        spec: RobotSpec = runtime.spec(sent.robot)
+        steps = await asyncio.to_thread(read_steps, sent.steps, spec, after_t_ns=None)
+        return await runtime.ingest.begin(spec, sent.meta), steps
+    episode = runtime.ingest.find(sent.episode)
+    if sent.robot not in (None, episode.spec.name):
+        raise ProblemError(
+            "bad-request",
+            f"episode {episode.id} is of robot {episode.spec.name!r}, not {sent.robot!r}",
+        )
+    if sent.steps or not sent.end:
+        episode.require_open()
+    last_t_ns = episode.last_t_ns
+    steps = await asyncio.to_thread(read_steps, sent.steps, episode.spec, after_t_ns=last_t_ns)
+    return episode, steps
+
+
+def _read(body: bytes, body_format: Format) -> PlayRequest:
+    return read_request(PlayRequest, parse(body, body_format), code="bad-play-step")
+
+
+def _list(root: Path) -> dict[str, Any]:
+    reader = PlayStore.reader(root)
+    episodes = [
+        {
+            "id": info.id,
+            "robot": info.robot,
+            "length": info.length,
+            "sealed": info.sealed,
+            "created_at": info.created_at,
+            "bytes": info.bytes,
+        }
+        for info in reader.episodes()
+    ]
+    return {"episodes": episodes, "free_bytes": reader.free_bytes()}
