@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import selfalign
 
 ROOT = Path(selfalign.__file__).parents[1]
@@ -35,6 +37,6 @@ def test_process_ends_silently_even_without_close() -> None:
         "print(env.observe().images['front'].shape)\n"
     )
     if "cannot render off screen" in result.stderr:
-        return
+        pytest.skip("no off-screen OpenGL")
     assert result.stdout.strip() == "(32, 32, 3)"
     assert result.stderr == ""
