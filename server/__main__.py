@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
-import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING
 
-import uvicorn
 from pydantic import ValidationError
 
 from selfalign.errors import SelfAlignError
+from server.listen import DrainServer, StartError, bind, uvicorn_config
 from server.settings import Settings
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    import socket
 
     from server.runtime import Runtime
 
@@ -33,27 +32,6 @@ examples:
   python -m server --spec my-arm.yaml --port 9000   another robot
   python -m server --model runs/tiny --data-dir /var/lib/selfalign
 """
-
-
-@final
-class DrainServer(uvicorn.Server):
-    """Uvicorn that says so when it is told to stop, and says where it listens when it starts."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, greeting: str) -> None:
-        super().__init__(config)
-        self._app = app
-        self._greeting = greeting
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then greet."""
-        await super().startup(sockets)
-        if not self.should_exit:
-            print(self._greeting, flush=True)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Tell the streams first: uvicorn waits for them before the application learns of it."""
-        self._app.state.drain.begin()
-        super().handle_exit(sig, frame)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,13 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     app = create_app(settings, runtime)
     gc.collect()
     gc.freeze()
-    server = DrainServer(uvicorn_config(app, settings), app, greeting(runtime, listener))
+    words = greeting(runtime, listener)
+    server = DrainServer(uvicorn_config(app, settings), app, lambda: print(words, flush=True))
     server.run(sockets=[listener])
     return 0 if server.started else 1
-
-
-class StartError(Exception):
-    """The server cannot start; the message says why, in one line."""
 
 
 def read_settings(argv: list[str] | None = None) -> Settings:
@@ -102,47 +77,6 @@ def read_settings(argv: list[str] | None = None) -> Settings:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise StartError(f"setting {name}: {first['msg']} (got {first['input']!r:.80})") from None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        StartError: the address cannot be used, or the port is taken.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise StartError(f"host {host!r} cannot be used: {error.strerror}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
-        ) from None
-    return listener
-
-
-def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs the application: one worker, no compression, an end to every shutdown."""
-    return uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        log_level=settings.log_level,
-        ws_max_size=settings.max_body_bytes,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-        server_header=False,
-    )
 
 
 def greeting(runtime: Runtime, listener: socket.socket) -> str:
