@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from server import problems
 from server.drain import Drain
 from server.origin import SameOrigin
-from server.routes import act, health, info, openpi, robots
+from server.routes import act, align, health, info, openpi, play, robots, w
 from server.routes.info import package_version
 from server.runtime import Runtime, load_runtime
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     app.state.drain = Drain()
     app.add_middleware(SameOrigin)
     problems.install(app)
-    for module in (act, robots, info, health, openpi):
+    for module in (act, play, align, w, robots, info, health, openpi):
         app.include_router(module.router)
     return app
 

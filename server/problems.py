@@ -12,12 +12,14 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from selfalign.align.snapshot import SnapshotWrongBase
+from selfalign.data.play_store import BadPlayStep, StoreFull, UnknownEpisode
 from selfalign.errors import (
     NoPlayData,
     ObservationError,
     SelfAlignError,
     SnapshotError,
     SpecError,
+    StoreError,
 )
 from server.wire.problems import (
     PROBLEM_MEDIA_TYPE,
@@ -37,11 +39,15 @@ logger = logging.getLogger(__name__)
 
 # For errors of selfalign, which knows no HTTP. Errors of the server carry their own `code`.
 ERROR_CODES: Final[dict[type[SelfAlignError], str]] = {
+    BadPlayStep: "bad-play-step",
     NoPlayData: "no-play-data",
     ObservationError: "bad-observation",
     SnapshotError: "bad-snapshot",
     SnapshotWrongBase: "wrong-base",
     SpecError: "bad-spec",
+    StoreError: "store-error",
+    StoreFull: "store-full",
+    UnknownEpisode: "unknown-episode",
 }
 _STATUS_CODES: Final = {
     400: "bad-message",

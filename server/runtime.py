@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import SelfAlignError, SpecError
+from server.assembly import make_ingest, make_sessions
 from server.durable import write_atomically
 from server.engine import Engine, RobotPolicy
 from server.metrics import Metrics
@@ -62,6 +63,8 @@ class Runtime:
             queue_depth=settings.queue_depth,
             prepare_thread=_inference_thread(settings.torch_threads),
         )
+        self.ingest = make_ingest(settings, self.metrics)
+        self.sessions = make_sessions(settings, policy, self.registry, self.engine, self.metrics)
         for spec in self._stored_specs():
             self._serve(spec)
 
@@ -105,14 +108,18 @@ class Runtime:
 
     async def start(self) -> None:
         """Begin to serve; returns once the policy has answered for each robot."""
+        await asyncio.to_thread(self.ingest.start)
+        await asyncio.to_thread(self.sessions.start)
         await self.engine.warm_up()
         self.is_ready = True
         self.metrics.ready.set(1)
 
     async def close(self) -> None:
-        """Stop every thread and process."""
+        """Stop every thread and process. Also right if `start` failed or was never called."""
         self.is_ready = False
         self.metrics.ready.set(0)
+        await asyncio.to_thread(self.sessions.close)
+        await asyncio.to_thread(self.ingest.close)
         await asyncio.to_thread(self.engine.close)
 
     @property

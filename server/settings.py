@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     align_mode: Literal["process", "inproc"] = Field(
         "process", description="Align in a process of its own, or in a thread (Jetson)"
     )
+    prestart: bool = Field(
+        default=True,
+        description="Start the recorder and the align worker with the server, not with the first "
+        "play and the first session",
+    )
     keep_resident: int = Field(3, ge=1, description="Earlier versions of W kept in memory")
     quota_bytes: int = Field(10 * 2**30, ge=2**20, description="Largest size of the play store")
     min_free_bytes: int = Field(2**30, ge=0, description="Disk space that play leaves free [byte]")

@@ -68,7 +68,9 @@ def make_runtime(root: Path, *specs: RobotSpec, **settings: Any) -> Runtime:
         path = root / f"{spec.name}.yaml"
         path.write_text(spec.to_yaml())
         paths.append(path)
-    chosen = Settings(specs=tuple(paths), data_dir=root / "data", **settings)
+    chosen = Settings(
+        **{"specs": tuple(paths), "data_dir": root / "data", "prestart": False, **settings}
+    )
     return Runtime(chosen, dummy_policy(), robot_policy=FakeRobotPolicy)
 
 
