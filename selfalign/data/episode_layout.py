@@ -14,7 +14,8 @@ of each array, also where it is partly filled, so that writing never reads.
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -31,6 +32,9 @@ SCHEMA = 1
 
 # Steps an episode can hold: 29 hours at 10 Hz.
 CAPACITY = 1 << 20
+
+# A black frame must have a chunk too, or it looks like a missing one.
+_WRITE_EMPTY_CHUNKS = {"array.write_empty_chunks": True}
 
 Array = zarr.Array[Any]
 
@@ -85,7 +89,6 @@ def create_arrays(path: Path, spec: RobotSpec, *, codec: Codec, block: int) -> d
             dtype=dtype,
             # Flat file names: one directory an array instead of three a chunk.
             chunk_key_encoding={"name": "default", "separator": "."},
-            # A black frame must have a chunk too, or it looks like a missing one.
             config={"write_empty_chunks": True},
             **(image_codecs(codec) if name.startswith("images/") else small),
         )
@@ -93,21 +96,22 @@ def create_arrays(path: Path, spec: RobotSpec, *, codec: Codec, block: int) -> d
     }
 
 
-def open_arrays(path: Path, spec: RobotSpec) -> dict[str, Array]:
-    """Open the arrays of an episode for reading.
+def open_arrays(path: Path, spec: RobotSpec, *, mode: Literal["r", "r+"] = "r") -> dict[str, Array]:
+    """Open the arrays of an episode for reading, or with `r+` for writing on.
 
     Raises:
-        DamagedEpisode: an array is missing or is not as the spec says.
+        DamagedEpisode: an array is missing.
     """
     arrays = {}
-    for name in array_names(spec):
-        try:
-            array = zarr.open_array(path / name, mode="r", zarr_format=3)
-        except (OSError, ValueError, KeyError) as error:
-            raise DamagedEpisode(
-                f"{path.name}: array {name!r} cannot be opened: {error}"
-            ) from error
-        arrays[name] = array
+    # Zarr takes this from its process-wide configuration when it opens an array.
+    writing = nullcontext() if mode == "r" else zarr.config.set(_WRITE_EMPTY_CHUNKS)
+    with writing:
+        for name in array_names(spec):
+            try:
+                arrays[name] = zarr.open_array(path / name, mode=mode, zarr_format=3)
+            except (OSError, ValueError, KeyError) as error:
+                message = f"{path.name}: array {name!r} cannot be opened: {error}"
+                raise DamagedEpisode(message) from error
     return arrays
 
 
@@ -117,15 +121,17 @@ def chunk_file(path: Path, name: str, block: int) -> Path:
     return path / name / ".".join(["c", str(block), *["0"] * trailing])
 
 
-def missing_chunk(path: Path, record: EpisodeRecord, start: int, stop: int) -> Path | None:
-    """Return the first chunk file that rows [start, stop) need and that is not there.
+def missing_chunk(
+    path: Path, names: Iterable[str], block_steps: int, start: int, stop: int
+) -> Path | None:
+    """Return the first chunk file that rows [start, stop) of the arrays need and that is not there.
 
     Zarr reads a missing chunk as zeros, so this is what tells lost steps from black frames.
     """
     if start == stop:
         return None
-    blocks = range(start // record.block_steps, (stop - 1) // record.block_steps + 1)
-    files = (chunk_file(path, name, b) for name in array_names(record.spec) for b in blocks)
+    blocks = range(start // block_steps, (stop - 1) // block_steps + 1)
+    files = (chunk_file(path, name, block) for name in names for block in blocks)
     return next((file for file in files if not file.is_file()), None)
 
 
@@ -162,15 +168,15 @@ def write_record(path: Path, record: EpisodeRecord, *, fsync: bool) -> None:
     _replace_json(path / "zarr.json", node, fsync=fsync)
 
 
-def trim_arrays(path: Path, record: EpisodeRecord) -> None:
-    """Give every array the true length as its shape. Chunks are left alone. May be repeated.
+def reshape_arrays(path: Path, spec: RobotSpec, rows: int) -> None:
+    """Give every array so many rows. Chunks are left alone. May be repeated.
 
     Zarr's own `resize` would first list the chunks of the whole capacity.
     """
-    for name in array_names(record.spec):
+    for name in array_names(spec):
         file = path / name / "zarr.json"
         node = json.loads(file.read_bytes())
-        node["shape"][0] = record.length
+        node["shape"][0] = rows
         _replace_json(file, node, fsync=False)
 
 

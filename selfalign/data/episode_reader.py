@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selfalign.data.episode_layout import (
     Array,
     DamagedEpisode,
     EpisodeRecord,
+    array_names,
     missing_chunk,
     open_arrays,
     read_record,
@@ -22,6 +24,8 @@ from selfalign.errors import StoreError
 
 # An episode moves at most twice while it is read: sealed, then deleted.
 _MOVES = 3
+
+Rows = Mapping[str, NDArray[Any]]
 
 
 @final
@@ -104,27 +108,38 @@ class EpisodeReader:
             UnknownEpisode: the episode was deleted meanwhile.
             DamagedEpisode: files are missing or cannot be decoded.
         """
+        rows, record = self._read(array_names(self.spec), start, stop)
+        return _slice(rows, record, start, stop)
+
+    def read_times(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Read the time stamps of steps [start, stop) alone: `[n]` int64 [ns]. Raises as `read`."""
+        rows, _ = self._read(["t_ns"], start, stop)
+        return rows["t_ns"]
+
+    def _read(self, names: list[str], start: int, stop: int) -> tuple[Rows, EpisodeRecord]:
         for _ in range(_MOVES):
             path = self._locate(self.id)
             try:
-                return self._read_at(path, start, stop)
+                return self._read_at(path, names, start, stop)
             except (DamagedEpisode, FileNotFoundError):
                 if path.exists():
                     raise
         raise DamagedEpisode(f"episode {self.id} moved {_MOVES} times while it was read")
 
-    def _read_at(self, path: Path, start: int, stop: int) -> EpisodeSlice:
+    def _read_at(
+        self, path: Path, names: list[str], start: int, stop: int
+    ) -> tuple[Rows, EpisodeRecord]:
         record = read_record(path)
         if not 0 <= start <= stop <= record.length:
             msg = f"steps [{start}, {stop}) of episode {self.id}, which has {record.length} steps"
             raise EpisodeRangeError(msg)
         arrays = self._arrays(path)
-        rows = {name: read_rows(array, start, stop) for name, array in arrays.items()}
+        rows = {name: read_rows(arrays[name], start, stop) for name in names}
         # Checked after reading: if the chunks are here now they were here then, too.
-        lost = missing_chunk(path, record, start, stop)
+        lost = missing_chunk(path, names, record.block_steps, start, stop)
         if lost is not None:
             raise DamagedEpisode(f"episode {self.id}: {lost.relative_to(path)} is missing")
-        return _slice(rows, record, start, stop)
+        return rows, record
 
     def _arrays(self, path: Path) -> Mapping[str, Array]:
         if self._opened is None or self._opened[0] != path:
@@ -143,9 +158,7 @@ class EpisodeReader:
         raise DamagedEpisode(f"episode {self.id} moved {_MOVES} times while it was read")
 
 
-def _slice(
-    rows: Mapping[str, np.ndarray], record: EpisodeRecord, start: int, stop: int
-) -> EpisodeSlice:
+def _slice(rows: Rows, record: EpisodeRecord, start: int, stop: int) -> EpisodeSlice:
     images = {camera.name: rows[f"images/{camera.name}"] for camera in record.spec.cameras}
     return EpisodeSlice(
         images=images,

@@ -20,7 +20,8 @@ from selfalign.data.episode_layout import (
     files_below,
     fsync_path,
     fsync_tree,
-    trim_arrays,
+    read_rows,
+    reshape_arrays,
     write_record,
 )
 from selfalign.data.episode_reader import EpisodeInfo
@@ -93,12 +94,13 @@ class EpisodeWriter:
         }
         self._block_bytes = sum(rows.nbytes for rows in self._buffer.values())
         self._runs = list(record.instructions)
-        self._taken = 0
+        self._taken = record.length
         # The block in the buffer: its first row, and what its files take so far [byte].
-        self._block_start = 0
+        self._block_start = record.length - record.length % record.block_steps
         self._block_on_disk = 0
         self._last_t_ns: int | None = None
         self._state: Literal["open", "sealing", "closed"] = "open"
+        self._restore()
 
     @property
     def id(self) -> str:
@@ -194,6 +196,23 @@ class EpisodeWriter:
             with _disk_errors(self.id):
                 self._home.discard(self._path)
 
+    def _restore(self) -> None:
+        """Take up an episode that has steps already: its last time and its unfinished block.
+
+        Raises:
+            DamagedEpisode: they cannot be read back.
+        """
+        if self._taken == 0:
+            return
+        last = read_rows(self._arrays["t_ns"], self._taken - 1, self._taken)
+        self._last_t_ns = int(last[0])
+        if self._filled:
+            for name, array in self._arrays.items():
+                self._buffer[name][: self._filled] = read_rows(
+                    array, self._block_start, self._taken
+                )
+            self._block_on_disk = sum(file.stat().st_size for file in self._block_files())
+
     @property
     def _filled(self) -> int:
         return self._taken - self._block_start
@@ -248,10 +267,13 @@ class EpisodeWriter:
         if self._filled == self._record.block_steps:
             self._block_start, self._block_on_disk = self._taken, 0
 
+    def _block_files(self) -> list[Path]:
+        block = self._block_start // self._record.block_steps
+        return [chunk_file(self._path, name, block) for name in self._arrays]
+
     def _sync_block(self) -> int:
         """Flush the files of the block to the device if asked to; return their size [byte]."""
-        block = self._block_start // self._record.block_steps
-        files = [chunk_file(self._path, name, block) for name in self._arrays]
+        files = self._block_files()
         if self._fsync_blocks:
             for path in [*files, *(file.parent for file in files)]:
                 fsync_path(path)
@@ -260,7 +282,7 @@ class EpisodeWriter:
 
 def seal_in_place(path: Path, record: EpisodeRecord, *, recovered: bool = False) -> EpisodeRecord:
     """Make an episode final and flush all of it to the device. May be repeated after a crash."""
-    trim_arrays(path, record)
+    reshape_arrays(path, record.spec, record.length)
     size = sum(file.stat().st_size for file in files_below(path))
     update = {"sealed": True, "recovered": recovered, "bytes": size}
     sealed = record.model_copy(update=update)

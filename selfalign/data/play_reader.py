@@ -1,12 +1,12 @@
 """The play store as a reader sees it: a list of episodes, and each of them to open."""
 
 import logging
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from selfalign.data.episode_id import EPISODE_ID
 from selfalign.data.episode_layout import DamagedEpisode, EpisodeRecord, read_record
 from selfalign.data.episode_reader import EpisodeInfo, EpisodeReader
 from selfalign.errors import StoreError
@@ -14,7 +14,6 @@ from selfalign.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".zarr"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @final
@@ -97,7 +96,7 @@ class PlayReader:
         Raises:
             UnknownEpisode: it is not in the store.
         """
-        if _ID.fullmatch(episode_id):
+        if EPISODE_ID.fullmatch(episode_id):
             sealed = self.folders.sealed_path(episode_id)
             # Sealed is asked twice, as it may be moved there between the questions.
             for path in (sealed, self.folders.staged_path(episode_id), sealed):
@@ -117,7 +116,7 @@ class PlayReader:
 
     def unpin(self, episode_id: str) -> None:
         """Allow an episode to be deleted again. Does nothing if it is not pinned."""
-        if _ID.fullmatch(episode_id):
+        if EPISODE_ID.fullmatch(episode_id):
             self._pin_file(episode_id).unlink(missing_ok=True)
 
     def is_pinned(self, episode_id: str) -> bool:

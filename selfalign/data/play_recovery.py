@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from selfalign.data.episode_layout import (
+    CAPACITY,
     DamagedEpisode,
     EpisodeRecord,
     files_below,
@@ -17,6 +18,8 @@ from selfalign.data.episode_layout import (
     open_arrays,
     read_record,
     read_rows,
+    reshape_arrays,
+    write_record,
 )
 from selfalign.data.episode_writer import seal_in_place
 from selfalign.data.play_reader import StoreFolders
@@ -37,17 +40,21 @@ class RecoveryReport:
         sealed: kept up to the last step that is whole.
         quarantined: moved to `quarantine/`, as they hold data but no step that can be trusted.
         discarded: deleted, as they held no data at all.
+        resumable: left open, as asked for; `PlayStore.resume_episode` goes on with them.
         postponed: left as they were, since the disk refused; tried again at the next start.
     """
 
     sealed: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
     discarded: tuple[str, ...] = ()
+    resumable: tuple[str, ...] = ()
     postponed: tuple[str, ...] = ()
 
 
-def recover(folders: StoreFolders) -> RecoveryReport:
+def recover(folders: StoreFolders, resume: frozenset[str] = frozenset()) -> RecoveryReport:
     """Seal, quarantine or discard every unfinished episode, and empty the trash.
+
+    Episodes named in `resume` are left open instead, cut to what is whole, also without any step.
 
     Only for the process that holds the lock of the store.
     """
@@ -56,7 +63,7 @@ def recover(folders: StoreFolders) -> RecoveryReport:
     fates: dict[str, list[str]] = {}
     for path in sorted(folders.staging.iterdir()):
         try:
-            fate = _recover_one(path, folders)
+            fate = _recover_one(path, folders, resume)
         except OSError as error:
             logger.warning("recovery of %s is put off: %s", path.name, error)
             fate = "postponed"
@@ -70,11 +77,16 @@ def recover(folders: StoreFolders) -> RecoveryReport:
     return report
 
 
-def _recover_one(path: Path, folders: StoreFolders) -> str:
+def _recover_one(path: Path, folders: StoreFolders, resume: frozenset[str]) -> str:
     for leftover in path.rglob("*.partial"):
         leftover.unlink()
     record = _trusted_record(path)
-    if record is not None:
+    if record is not None and record.id in resume and not record.sealed:
+        # A crash while it was being sealed may have trimmed some arrays already.
+        reshape_arrays(path, record.spec, CAPACITY)
+        write_record(path, record, fsync=True)
+        return "resumable"
+    if record is not None and record.length > 0:
         sealed = seal_in_place(path, record, recovered=True)
         path.rename(folders.sealed_path(sealed.id))
         fsync_path(folders.episodes)
@@ -88,14 +100,15 @@ def _recover_one(path: Path, folders: StoreFolders) -> str:
 
 
 def _trusted_record(path: Path) -> EpisodeRecord | None:
-    """Return the record, cut to the steps that are whole, or None if there is no such step."""
+    """Return the record, cut to the steps that are whole, or None if it cannot be used."""
     try:
         record = read_record(path)
         length = _whole_steps(path, record)
     except (DamagedEpisode, FileNotFoundError, NotADirectoryError) as error:
         logger.warning("%s: %s", path.name, error)
         return None
-    if length == 0 or record.id != path.stem:
+    if record.id != path.stem:
+        logger.warning("%s: its record is that of episode %s", path.name, record.id)
         return None
     if length < record.length:
         logger.warning("%s: %d of %d steps are whole", path.name, length, record.length)
@@ -110,7 +123,7 @@ def _whole_steps(path: Path, record: EpisodeRecord) -> int:
     starts = range(0, record.length, step)
     for start in starts:
         stop = min(start + step, record.length)
-        if missing_chunk(path, record, start, stop) is not None:
+        if missing_chunk(path, arrays, step, start, stop) is not None:
             return start
     for start in starts[-_DECODED_BLOCKS:]:
         stop = min(start + step, record.length)

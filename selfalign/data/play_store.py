@@ -15,23 +15,25 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, final
 
 from pydantic import JsonValue
 
+from selfalign.data.episode_id import EPISODE_ID, new_episode_id
 from selfalign.data.episode_layout import (
     SCHEMA,
+    Array,
     DamagedEpisode,
     EpisodeRecord,
     create_arrays,
     files_below,
     fsync_path,
+    open_arrays,
+    read_record,
     write_record,
 )
 from selfalign.data.episode_reader import EpisodeInfo, EpisodeRangeError, EpisodeReader
@@ -43,7 +45,12 @@ from selfalign.data.episode_writer import (
     disk_error,
 )
 from selfalign.data.play_codec import Codec, image_codecs, register_codecs
-from selfalign.data.play_reader import PlayReader, StoreFolders, UnknownEpisode, free_bytes
+from selfalign.data.play_reader import (
+    PlayReader,
+    StoreFolders,
+    UnknownEpisode,
+    free_bytes,
+)
 from selfalign.data.play_recovery import RecoveryReport, recover
 from selfalign.data.play_step import BadPlayStep, EpisodeSlice, PlayStep
 from selfalign.data.spec import RobotSpec
@@ -67,12 +74,12 @@ __all__ = [
     "StoreLocked",
     "StoreWriteError",
     "UnknownEpisode",
+    "new_episode_id",
 ]
 
 logger = logging.getLogger(__name__)
 
 _MAX_META_BYTES = 1 << 16
-_STAMP_FORMAT = "%Y%m%dT%H%M%S"
 
 # Room that must be there before an episode is begun [byte].
 _METADATA_ROOM = 1 << 16
@@ -105,6 +112,7 @@ class PlayStore:
         block_steps: int = 16,
         codec: Codec = "raw",
         fsync_blocks: bool = False,
+        resume: frozenset[str] = frozenset(),
         disk_free: Callable[[Path], int] = free_bytes,
     ) -> None:
         """Lock the store at `root`, which is created if need be, and recover what is unfinished.
@@ -117,6 +125,7 @@ class PlayStore:
             codec: how images are kept: `raw`, `zstd` or `jpeg` (lossy).
             fsync_blocks: flush every block to the device, so that not even a power cut loses a
                 step below the watermark. Costs some 10 ms of waiting a block.
+            resume: unfinished episodes that recovery leaves open for `resume_episode`.
             disk_free: how the free space is found out.
 
         Raises:
@@ -132,9 +141,11 @@ class PlayStore:
         self._reader = PlayReader(root)
         self._folders = self._reader.folders
         self._lock = _lock(self._folders)
-        self.recovery = recover(self._folders)
+        self.recovery = recover(self._folders, resume)
         self._live: dict[str, EpisodeWriter] = {}
-        self._fixed_bytes = _size(self._folders.quarantine) + _size(self._folders.staging)
+        # What is in staging and not written by us: postponed, or waiting to be resumed.
+        self._staged_bytes = {path.stem: _size(path) for path in self._folders.staging.iterdir()}
+        self._quarantined_bytes = _size(self._folders.quarantine)
 
     @property
     def root(self) -> Path:
@@ -153,25 +164,30 @@ class PlayStore:
         self.close()
 
     def start_episode(
-        self, spec: RobotSpec, *, meta: Mapping[str, JsonValue] | None = None
+        self,
+        spec: RobotSpec,
+        *,
+        meta: Mapping[str, JsonValue] | None = None,
+        episode_id: str | None = None,
     ) -> EpisodeWriter:
         """Begin an episode of the robot that `spec` describes. Several can be open at once.
 
         Args:
             spec: kept with the episode.
             meta: anything worth knowing later, as JSON of at most 64 KiB.
+            episode_id: a name never used before; None to choose one. Episodes are deleted in the
+                order of their names, so it should begin with the time, as `new_episode_id` does.
 
         Raises:
             StoreFull: no room for even one block.
-            StoreError: `meta` is not JSON or too large, or the disk refused.
+            StoreError: the name or `meta` cannot be used, or the disk refused.
         """
         self._require_open()
         self.make_room(_METADATA_ROOM)
-        known = [*self._reader.sealed_records(), *self._live]
         now = datetime.now(UTC)
         record = EpisodeRecord(
             schema_version=SCHEMA,
-            id=_new_id(now, max(known, default="")),
+            id=self._fresh_id(now) if episode_id is None else self._checked_id(episode_id),
             spec=spec,
             created_at=now.isoformat(timespec="milliseconds"),
             meta=_checked_meta(meta or {}),
@@ -189,8 +205,25 @@ class PlayStore:
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise disk_error(record.id, error) from error
-        writer = EpisodeWriter(path, record, arrays, home=self, fsync_blocks=self._fsync_blocks)
-        self._live[record.id] = writer
+        return self._enrol(path, record, arrays)
+
+    def resume_episode(self, episode_id: str) -> EpisodeWriter:
+        """Go on with an episode that recovery has left open, at its watermark.
+
+        Raises:
+            UnknownEpisode: recovery did not leave it open, or it was resumed already.
+            DamagedEpisode: its last block cannot be read back.
+        """
+        self._require_open()
+        if episode_id not in self.recovery.resumable or episode_id in self._live:
+            msg = f"no episode {episode_id[:80]!r} in {self.root} is waiting to be resumed"
+            raise UnknownEpisode(msg)
+        path = self._folders.staged_path(episode_id)
+        if not path.is_dir():
+            raise UnknownEpisode(f"episode {episode_id} in {self.root} was resumed and ended")
+        record = read_record(path)
+        writer = self._enrol(path, record, open_arrays(path, record.spec, mode="r+"))
+        self._staged_bytes.pop(path.stem, None)
         return writer
 
     def episodes(self) -> list[EpisodeInfo]:
@@ -226,7 +259,8 @@ class PlayStore:
     def used_bytes(self) -> int:
         """What counts against the quota: episodes, open ones too, and quarantine [byte]."""
         sealed = sum(record.bytes for record in self._reader.sealed_records().values())
-        return sealed + sum(writer.nbytes for writer in self._live.values()) + self._fixed_bytes
+        live = sum(writer.nbytes for writer in self._live.values())
+        return sealed + live + sum(self._staged_bytes.values()) + self._quarantined_bytes
 
     def close(self) -> None:
         """Seal what is open and release the lock. What cannot be sealed waits for recovery."""
@@ -276,6 +310,24 @@ class PlayStore:
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
+    def _enrol(self, path: Path, record: EpisodeRecord, arrays: dict[str, Array]) -> EpisodeWriter:
+        writer = EpisodeWriter(path, record, arrays, home=self, fsync_blocks=self._fsync_blocks)
+        self._live[record.id] = writer
+        return writer
+
+    def _fresh_id(self, now: datetime) -> str:
+        known = [*self._reader.sealed_records(), *self._live, *self._staged_bytes]
+        return new_episode_id(now, after=max(known, default=""))
+
+    def _checked_id(self, episode_id: str) -> str:
+        if not EPISODE_ID.fullmatch(episode_id):
+            msg = f"expected an episode name of letters, digits, _ . -, got {episode_id[:80]!r}"
+            raise StoreError(msg)
+        taken = (self._folders.sealed_path(episode_id), self._folders.staged_path(episode_id))
+        if any(path.exists() for path in taken):
+            raise StoreError(f"episode {episode_id} exists already; choose another name")
+        return episode_id
+
     def _require_open(self) -> None:
         if self._lock < 0:
             raise StoreError(f"the play store at {self._folders.root} is closed")
@@ -312,19 +364,6 @@ def _lock(folders: StoreFolders) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
-
-
-def _new_id(now: datetime, newest: str) -> str:
-    """Return an identifier that sorts after `newest`, also if the wall clock was set back.
-
-    A robot without a battery-backed clock would otherwise see its fresh play deleted as oldest.
-    """
-    # An identifier that is none of ours holds no such time.
-    with suppress(ValueError, OverflowError):
-        stamp = datetime.strptime(newest[:18] + "000+0000", "%Y%m%dT%H%M%S%f%z")
-        now = max(now, stamp + timedelta(milliseconds=1))
-    milliseconds = now.microsecond // 1000
-    return f"{now.strftime(_STAMP_FORMAT)}{milliseconds:03d}-{secrets.token_hex(3)}"
 
 
 def _checked_meta(meta: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

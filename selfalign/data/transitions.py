@@ -43,25 +43,6 @@ def transition_starts(
     return np.flatnonzero(gaps_inside == 0).astype(np.int64)
 
 
-def split_held_out(
-    starts: NDArray[np.int64], share: float, *, stride: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split the starts of one episode into (training, held out), which share no step.
-
-    For play of a single episode; with several, hold out whole episodes instead. The held-out part
-    is the end of the episode, about `share` of the starts; those that reach into it are dropped.
-
-    Raises:
-        TransitionError: `share` is not between 0 and 1.
-    """
-    if not 0.0 < share < 1.0:
-        raise TransitionError(f"share to hold out must be between 0 and 1, got {share}")
-    if starts.size == 0:
-        return starts, starts
-    border = starts[starts.size - max(1, round(share * starts.size))]
-    return starts[starts + stride < border], starts[starts >= border]
-
-
 def _check(
     times: NDArray[np.generic], length: int, *, stride: int, period_ns: int, tolerance: float
 ) -> None:

@@ -1,14 +1,16 @@
 """Whatever dies, and whenever: no step below the watermark is lost, none is invented."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfalign.data.episode_layout import chunk_file
-from selfalign.data.play_store import DamagedEpisode, PlayStore, UnknownEpisode
+from selfalign.data.play_store import BadPlayStep, DamagedEpisode, PlayStore, UnknownEpisode
 from tests.fakes.play_steps import assert_is_steps, small_spec, step
 from tests.selfalign.data import crash_writer
 
@@ -16,8 +18,10 @@ ROOT = Path(__file__).parents[3]
 SPEC = small_spec()
 
 
-def open_store(root) -> PlayStore:
-    return PlayStore(root, quota_bytes=10**9, min_free_bytes=0, block_steps=4)
+def open_store(root, *, resume=()) -> PlayStore:
+    return PlayStore(
+        root, quota_bytes=10**9, min_free_bytes=0, block_steps=4, resume=frozenset(resume)
+    )
 
 
 def command(mode, root, *more) -> list[str]:
@@ -42,6 +46,7 @@ def left_staged(root, *, steps=8, spec=SPEC) -> Path:
     writer = store.start_episode(spec)
     for i in range(steps):
         writer.append(step(i, spec))
+    writer.flush()
     path = store.open(writer.id).path
     kept = root / "kept"
     shutil.copytree(path, kept)
@@ -248,3 +253,104 @@ def test_recovery_that_the_disk_refuses_is_put_off(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with open_store(tmp_path) as store:
         assert store.recovery.sealed == (path.stem,)
+
+
+# Going on with what was open.
+
+
+@pytest.mark.parametrize("steps", [0, 4, 6, 9])
+def test_resumed_episode_goes_on_at_its_watermark(tmp_path, steps):
+    path = left_staged(tmp_path, steps=steps)
+    with open_store(tmp_path, resume=[path.stem]) as store:
+        assert store.recovery.resumable == (path.stem,)
+        writer = store.resume_episode(path.stem)
+        assert (writer.received, writer.durable) == (steps, steps)
+        for i in range(steps, 15):
+            writer.append(step(i, SPEC))
+        info = writer.seal()
+        assert (info.id, info.length, info.recovered) == (path.stem, 15, False)
+        assert_is_steps(store.open(info.id).read(0, 15), 0, 15, SPEC)
+        assert store.used_bytes() == info.bytes
+
+
+def test_resumed_episode_writes_black_frames_too(tmp_path):
+    spec = SPEC.model_copy(update={"cameras": SPEC.cameras[:1]})
+    path = left_staged(tmp_path, steps=4, spec=spec)
+    with open_store(tmp_path, resume=[path.stem]) as store:
+        writer = store.resume_episode(path.stem)
+        black = {"front": np.zeros((6, 8, 3), np.uint8)}
+        for i in range(4, 8):
+            seen = dataclasses.replace(step(i, spec).observation, images=black)
+            writer.append(dataclasses.replace(step(i, spec), observation=seen))
+        assert not store.open(path.stem).read(4, 8).images["front"].any()
+
+
+def test_resumed_episode_refuses_times_it_has_already(tmp_path):
+    path = left_staged(tmp_path, steps=6)
+    with open_store(tmp_path, resume=[path.stem]) as store:
+        writer = store.resume_episode(path.stem)
+        with pytest.raises(BadPlayStep, match="start a new episode"):
+            writer.append(step(5, SPEC))
+        assert writer.append(step(6, SPEC)) == 6
+
+
+def test_resumed_episode_is_cut_to_its_whole_steps(tmp_path):
+    path = left_staged(tmp_path)
+    chunk_file(path, "action", 1).unlink()
+    with open_store(tmp_path, resume=[path.stem]) as store:
+        writer = store.resume_episode(path.stem)
+        assert (writer.received, store.open(path.stem).length) == (4, 4)
+
+
+def test_only_what_was_named_is_left_open(tmp_path):
+    named, other = left_staged(tmp_path), None
+    kept = tmp_path / "elsewhere"
+    named.rename(kept)
+    other = left_staged(tmp_path)
+    kept.rename(named)
+    with open_store(tmp_path, resume=[named.stem, "20200101T000000000-absent"]) as store:
+        assert store.recovery.resumable == (named.stem,)
+        assert store.recovery.sealed == (other.stem,)
+        for name in (other.stem, "20200101T000000000-absent", "../x"):
+            with pytest.raises(UnknownEpisode, match="waiting to be resumed"):
+                store.resume_episode(name)
+
+
+def test_episode_is_resumed_once(tmp_path):
+    path = left_staged(tmp_path)
+    with open_store(tmp_path, resume=[path.stem]) as store:
+        writer = store.resume_episode(path.stem)
+        with pytest.raises(UnknownEpisode):
+            store.resume_episode(path.stem)
+        writer.seal()
+        with pytest.raises(UnknownEpisode):
+            store.resume_episode(path.stem)
+
+
+def test_what_is_not_resumed_after_all_waits_for_the_next_start(tmp_path):
+    path = left_staged(tmp_path)
+    with open_store(tmp_path, resume=[path.stem]) as store:
+        assert store.used_bytes() > 0
+        assert not store.episodes()[0].sealed
+    with open_store(tmp_path) as store:
+        assert store.recovery.sealed == (path.stem,)
+
+
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_episode_can_be_resumed_after_a_crash_at_any_instant(tmp_path, every):
+    durable, instants = run_crashing("points", tmp_path, every)
+    resumed = 0
+    for number in range(1, instants, every):
+        root = tmp_path / str(number)
+        staged = [path.stem for path in root.glob("staging/*")]
+        with open_store(root, resume=staged) as store:
+            for episode in store.recovery.resumable:
+                writer = store.resume_episode(episode)
+                assert writer.durable >= durable.get(number, 0)
+                for i in range(writer.durable, 7):
+                    writer.append(step(i, crash_writer.SPEC))
+                writer.seal()
+                assert_is_steps(store.open(episode).read(0, 7), 0, 7, crash_writer.SPEC)
+                resumed += 1
+    # All but those that died before the record was there or after the record was sealed.
+    assert resumed > instants / every / 3

@@ -124,6 +124,34 @@ def test_rows_that_are_no_range_are_refused(store, start, stop):
         store.open(record(store, 4).id).read(start, stop)
 
 
+def test_times_are_read_alone(store):
+    writer = store.start_episode(SPEC)
+    for i in range(8):
+        writer.append(step(i, SPEC))
+    reader = store.open(writer.id)
+    chunk_file(reader.path, "images/front", 0).unlink()
+    assert reader.read_times(2, 8).tolist() == [step(i, SPEC).t_ns for i in range(2, 8)]
+    assert reader.read_times(3, 3).tolist() == []
+    with pytest.raises(EpisodeRangeError):
+        reader.read_times(0, 9)
+
+
+def test_name_of_an_episode_can_be_chosen(store):
+    writer = store.start_episode(SPEC, episode_id="20261124T060000000-abc_1.2")
+    assert writer.id == "20261124T060000000-abc_1.2"
+    writer.append(step(0, SPEC))
+    for taken in (lambda: None, writer.seal):
+        taken()
+        with pytest.raises(StoreError, match="exists already"):
+            store.start_episode(SPEC, episode_id=writer.id)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 65, "a\nb"])
+def test_name_that_is_no_plain_identifier_is_refused(store, name):
+    with pytest.raises(StoreError, match="episode name"):
+        store.start_episode(SPEC, episode_id=name)
+
+
 def test_empty_range_is_an_empty_slice(store):
     assert len(store.open(record(store, 4).id).read(2, 2)) == 0
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfalign.data.transitions import TransitionError, split_held_out, transition_starts
+from selfalign.data.transitions import TransitionError, transition_starts
 
 PERIOD = 100
 
@@ -89,24 +89,3 @@ def test_wrong_parameter_is_refused(change):
     arguments = {"t_ns": np.arange(3), "length": 3, "stride": 1, "period_ns": 1} | change
     with pytest.raises(TransitionError):
         transition_starts(**arguments)
-
-
-@settings(deadline=None, max_examples=50)
-@given(count=st.integers(0, 60), stride=st.integers(1, 6), share=st.floats(0.05, 0.95))
-def test_held_out_part_shares_no_step_with_training(count, stride, share):
-    train, held_out = split_held_out(np.arange(count), share, stride=stride)
-    assert count == 0 or len(held_out) >= 1
-    if train.size:
-        assert train.max() + stride < held_out.min()
-
-
-def test_held_out_part_is_the_end_and_as_large_as_asked():
-    train, held_out = split_held_out(np.arange(100), 0.25, stride=2)
-    assert held_out.tolist() == list(range(75, 100))
-    assert train.tolist() == list(range(73))
-
-
-@pytest.mark.parametrize("share", [0, 1, -1, float("nan")])
-def test_impossible_share_is_refused(share):
-    with pytest.raises(TransitionError):
-        split_held_out(np.arange(3), share, stride=1)
