@@ -73,7 +73,8 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         http="httptools",
         log_config=None,
         access_log=False,
-        log_level=settings.log_level,
+        # it logs every connection at info
+        log_level="debug" if settings.log_level == "debug" else "warning",
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
