@@ -14,7 +14,7 @@ of each array, also where it is partly filled, so that writing never reads.
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, final
@@ -180,9 +180,9 @@ def reshape_arrays(path: Path, spec: RobotSpec, rows: int) -> None:
         _replace_json(file, node, fsync=False)
 
 
-def files_below(path: Path) -> Iterator[Path]:
-    """Yield every file of an episode."""
-    return (item for item in path.rglob("*") if item.is_file())
+def size_on_disk(path: Path) -> int:
+    """Sum up the sizes of all files below a folder [byte]."""
+    return sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
 
 
 def fsync_path(path: Path) -> None:

@@ -17,11 +17,11 @@ from selfalign.data.episode_layout import (
     Array,
     EpisodeRecord,
     chunk_file,
-    files_below,
     fsync_path,
     fsync_tree,
     read_rows,
     reshape_arrays,
+    size_on_disk,
     write_record,
 )
 from selfalign.data.episode_reader import EpisodeInfo
@@ -283,8 +283,7 @@ class EpisodeWriter:
 def seal_in_place(path: Path, record: EpisodeRecord, *, recovered: bool = False) -> EpisodeRecord:
     """Make an episode final and flush all of it to the device. May be repeated after a crash."""
     reshape_arrays(path, record.spec, record.length)
-    size = sum(file.stat().st_size for file in files_below(path))
-    update = {"sealed": True, "recovered": recovered, "bytes": size}
+    update = {"sealed": True, "recovered": recovered, "bytes": size_on_disk(path)}
     sealed = record.model_copy(update=update)
     write_record(path, sealed, fsync=False)
     fsync_tree(path)

@@ -163,7 +163,7 @@ def _read_records(folder: Path, ids: list[str]) -> dict[str, EpisodeRecord]:
     for name in ids:
         path = folder / (name + _SUFFIX)
         try:
-            records[name] = read_record(path)
+            records[name] = _record_of(path, name)
         except FileNotFoundError:
             # Sealed, deleted or not yet begun since the folder was listed.
             continue
@@ -171,3 +171,10 @@ def _read_records(folder: Path, ids: list[str]) -> dict[str, EpisodeRecord]:
             if path.exists():
                 logger.warning("episode left out of the list: %s", error)
     return records
+
+
+def _record_of(path: Path, name: str) -> EpisodeRecord:
+    record = read_record(path)
+    if record.id != name:
+        raise DamagedEpisode(f"{path.name}: its record is that of episode {record.id[:80]!r}")
+    return record

@@ -12,7 +12,6 @@ from selfalign.data.episode_layout import (
     CAPACITY,
     DamagedEpisode,
     EpisodeRecord,
-    files_below,
     fsync_path,
     missing_chunk,
     open_arrays,
@@ -92,7 +91,7 @@ def _recover_one(path: Path, folders: StoreFolders, resume: frozenset[str]) -> s
         fsync_path(folders.episodes)
         fsync_path(folders.staging)
         return "sealed"
-    if any(item.name.startswith("c.") or item.name == "c" for item in files_below(path)):
+    if any(item.is_file() for item in path.rglob("c.*")):
         _quarantine(path, folders)
         return "quarantined"
     _remove(path)

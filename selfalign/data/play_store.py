@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self, final
@@ -30,10 +31,9 @@ from selfalign.data.episode_layout import (
     DamagedEpisode,
     EpisodeRecord,
     create_arrays,
-    files_below,
-    fsync_path,
     open_arrays,
     read_record,
+    size_on_disk,
     write_record,
 )
 from selfalign.data.episode_reader import EpisodeInfo, EpisodeRangeError, EpisodeReader
@@ -52,6 +52,7 @@ from selfalign.data.play_reader import (
     free_bytes,
 )
 from selfalign.data.play_recovery import RecoveryReport, recover
+from selfalign.data.play_shelf import PlayShelf
 from selfalign.data.play_step import BadPlayStep, EpisodeSlice, PlayStep
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import StoreError
@@ -134,18 +135,22 @@ class PlayStore:
         """
         _check_parameters(quota_bytes, min_free_bytes, block_steps)
         image_codecs(codec)
-        self._quota_bytes, self._min_free_bytes = quota_bytes, min_free_bytes
         self._block_steps, self._codec, self._fsync_blocks = block_steps, codec, fsync_blocks
-        self._disk_free = disk_free
         register_codecs()
         self._reader = PlayReader(root)
         self._folders = self._reader.folders
         self._lock = _lock(self._folders)
-        self.recovery = recover(self._folders, resume)
-        self._live: dict[str, EpisodeWriter] = {}
-        # What is in staging and not written by us: postponed, or waiting to be resumed.
-        self._staged_bytes = {path.stem: _size(path) for path in self._folders.staging.iterdir()}
-        self._quarantined_bytes = _size(self._folders.quarantine)
+        try:
+            self.recovery = recover(self._folders, resume)
+            self._shelf = PlayShelf(
+                self._reader,
+                quota_bytes=quota_bytes,
+                min_free_bytes=min_free_bytes,
+                disk_free=disk_free,
+            )
+        except OSError as error:
+            os.close(self._lock)
+            raise StoreError(f"{self.root} cannot be recovered: {error}") from error
 
     @property
     def root(self) -> Path:
@@ -183,7 +188,7 @@ class PlayStore:
             StoreError: the name or `meta` cannot be used, or the disk refused.
         """
         self._require_open()
-        self.make_room(_METADATA_ROOM)
+        self._shelf.make_room(_METADATA_ROOM)
         now = datetime.now(UTC)
         record = EpisodeRecord(
             schema_version=SCHEMA,
@@ -200,7 +205,7 @@ class PlayStore:
         path = self._folders.staged_path(record.id)
         try:
             arrays = create_arrays(path, spec, codec=self._codec, block=self._block_steps)
-            record = record.model_copy(update={"bytes": _size(path)})
+            record = record.model_copy(update={"bytes": size_on_disk(path)})
             write_record(path, record, fsync=False)
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
@@ -215,16 +220,12 @@ class PlayStore:
             DamagedEpisode: its last block cannot be read back.
         """
         self._require_open()
-        if episode_id not in self.recovery.resumable or episode_id in self._live:
+        if episode_id not in self.recovery.resumable or episode_id not in self._shelf.waiting:
             msg = f"no episode {episode_id[:80]!r} in {self.root} is waiting to be resumed"
             raise UnknownEpisode(msg)
         path = self._folders.staged_path(episode_id)
-        if not path.is_dir():
-            raise UnknownEpisode(f"episode {episode_id} in {self.root} was resumed and ended")
         record = read_record(path)
-        writer = self._enrol(path, record, open_arrays(path, record.spec, mode="r+"))
-        self._staged_bytes.pop(path.stem, None)
-        return writer
+        return self._enrol(path, record, open_arrays(path, record.spec, mode="r+"))
 
     def episodes(self) -> list[EpisodeInfo]:
         """Return all episodes, sealed or being written, oldest first."""
@@ -254,69 +255,33 @@ class PlayStore:
             raise UnknownEpisode(f"no sealed episode {episode_id[:80]!r} in {self._folders.root}")
         if self._reader.is_pinned(episode_id):
             raise PinnedEpisode(f"episode {episode_id} is pinned; unpin it first")
-        self.discard(self._folders.sealed_path(episode_id))
+        self._shelf.discard(self._folders.sealed_path(episode_id))
 
     def used_bytes(self) -> int:
         """What counts against the quota: episodes, open ones too, and quarantine [byte]."""
-        sealed = sum(record.bytes for record in self._reader.sealed_records().values())
-        live = sum(writer.nbytes for writer in self._live.values())
-        return sealed + live + sum(self._staged_bytes.values()) + self._quarantined_bytes
+        return self._shelf.used_bytes()
 
     def close(self) -> None:
         """Seal what is open and release the lock. What cannot be sealed waits for recovery."""
-        for writer in list(self._live.values()):
+        for writer in list(self._shelf.live.values()):
             try:
                 writer.seal(discard_pending=True)
             except (StoreFull, StoreWriteError) as error:
                 logger.warning("left for recovery: %s", error)
-        self._live.clear()
+        self._shelf.live.clear()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    # What an EpisodeWriter asks of its home.
-
-    def make_room(self, nbytes: int) -> None:
-        """Delete old episodes until `nbytes` more fit. Raises StoreFull; then none is deleted."""
-        sealed = self._reader.sealed_records()
-        victims = [r for i, r in sorted(sealed.items()) if not self._reader.is_pinned(i)]
-        used, free = self.used_bytes(), self._disk_free(self._folders.root)
-        excess = max(used + nbytes - self._quota_bytes, self._min_free_bytes + nbytes - free)
-        if excess > sum(victim.bytes for victim in victims):
-            msg = (
-                f"no room for {nbytes} more bytes of play: {used} of {self._quota_bytes} used, "
-                f"{free} free on disk of which {self._min_free_bytes} must stay; delete or unpin "
-                "episodes, empty quarantine/, or raise the quota"
-            )
-            raise StoreFull(msg)
-        while excess > 0:
-            victim = victims.pop(0)
-            logger.info("episode %s is deleted to make room", victim.id)
-            self.discard(self._folders.sealed_path(victim.id))
-            excess -= victim.bytes
-
-    def publish(self, path: Path, record: EpisodeRecord) -> EpisodeInfo:
-        """Move a finished episode to the sealed ones. Raises OSError."""
-        path.rename(self._folders.sealed_path(record.id))
-        self._live.pop(record.id, None)
-        fsync_path(self._folders.episodes)
-        fsync_path(self._folders.staging)
-        return EpisodeInfo.of(record, pinned=self._reader.is_pinned(record.id))
-
-    def discard(self, path: Path) -> None:
-        """Delete an episode: out of sight by one rename, then file by file. Raises OSError."""
-        self._live.pop(path.stem, None)
-        doomed = self._folders.trash / path.name
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
     def _enrol(self, path: Path, record: EpisodeRecord, arrays: dict[str, Array]) -> EpisodeWriter:
-        writer = EpisodeWriter(path, record, arrays, home=self, fsync_blocks=self._fsync_blocks)
-        self._live[record.id] = writer
+        writer = EpisodeWriter(
+            path, record, arrays, home=self._shelf, fsync_blocks=self._fsync_blocks
+        )
+        self._shelf.enrol(writer)
         return writer
 
     def _fresh_id(self, now: datetime) -> str:
-        known = [*self._reader.sealed_records(), *self._live, *self._staged_bytes]
+        known = [*self._reader.sealed_records(), *self._shelf.live, *self._shelf.waiting]
         return new_episode_id(now, after=max(known, default=""))
 
     def _checked_id(self, episode_id: str) -> str:
@@ -361,8 +326,10 @@ def _lock(folders: StoreFolders) -> int:
             "the store with PlayStore.reader"
         )
         raise StoreLocked(msg) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    # Who holds the lock is for people to read; a full disk is no reason to fail.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
@@ -375,7 +342,3 @@ def _checked_meta(meta: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         raise StoreError(f"meta of an episode takes {len(text)} bytes, at most {_MAX_META_BYTES}")
     copied: dict[str, JsonValue] = json.loads(text)
     return copied
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in files_below(path))

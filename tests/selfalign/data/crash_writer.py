@@ -97,7 +97,7 @@ def staged(root: Path) -> None:
             writer.append(step(i, SPEC))
         say(writer.id)
         sys.stdin.readline()
-        for i in range(40, 200):
+        for i in range(40, 120):
             writer.append(step(i, SPEC))
         writer.seal()
 

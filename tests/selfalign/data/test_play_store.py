@@ -497,7 +497,7 @@ def test_folder_that_vanished_is_a_write_error_not_a_full_disk(store):
     with pytest.raises(StoreWriteError):
         writer.flush()
     assert writer.received == 1
-    store._live.clear()
+    store._shelf.live.clear()
 
 
 # Use by others.
@@ -644,6 +644,12 @@ def test_episode_without_its_record_is_left_out_of_the_list(store, text):
     assert [info.id for info in fresh.episodes()] == [good.id]
     with pytest.raises(DamagedEpisode):
         fresh.open(bad.id)
+
+
+def test_episode_under_a_wrong_name_is_left_out_of_the_list(store):
+    path = store.open(record(store, 4).id).path
+    path.rename(path.with_name("20200101T000000000-moved.zarr"))
+    assert PlayStore.reader(store.root).episodes() == []
 
 
 def test_later_writers_may_add_attributes(store):
