@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from selfalign.data.play_step import check_play_step
+from selfalign.data.play_store import new_episode_id
 from selfalign.errors import SelfAlignError
 from server.play_records import Begin, End, Entry, Flush, Step, encode
 from server.ring import RingFull, RingMemory, RingWriter
@@ -286,7 +286,8 @@ class Ingest:
                     f"for {self.config.idle_s:g} s",
                     episode=other.id,
                 )
-            episode = Episode(_new_id(), spec)
+            newest = next(reversed(self._episodes), "")
+            episode = Episode(new_episode_id(datetime.now(UTC), after=newest), spec)
             if not self._push(Begin(episode.id, spec, meta)):
                 raise _recorder_behind(0.0)
             self._open_by_robot[spec.name] = episode
@@ -365,12 +366,6 @@ def _checked_meta(meta: dict[str, Any]) -> dict[str, Any]:
             "bad-request", 422, f"meta takes {size} bytes as JSON, at most {_MAX_META_BYTES}"
         )
     return meta
-
-
-def _new_id() -> str:
-    now = datetime.now(UTC)
-    stamp = now.strftime("%Y%m%dT%H%M%S") + f"{now.microsecond // 1000:03d}"
-    return f"{stamp}-{secrets.token_hex(3)}"
 
 
 def _failure(message: dict[str, Any]) -> PlayError:

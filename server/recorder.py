@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RING_HALF_FULL = 0.5
+_REMEMBERED = 256
 
 
 @final
@@ -76,6 +77,8 @@ class Recorder:
         self._idle_s = idle_s
         self._clock = clock
         self._live: dict[str, _Live] = {}
+        # Lengths of those that ended; their records may still stand in the ring.
+        self._sealed: dict[str, int] = {}
 
     def resume(self, episodes: Iterable[str]) -> None:
         """Go on with episodes that the server believes to be open."""
@@ -113,10 +116,7 @@ class Recorder:
             return
         live = self._live.get(entry.episode)
         if live is None:
-            if isinstance(entry, End):
-                self._tell_if_sealed(entry.episode)
-            elif isinstance(entry, Step):
-                self._tell_failed(entry.episode, "episode-sealed", "the episode is not open")
+            self._handle_late(entry)
             return
         live.touched_s = self._clock()
         match entry:
@@ -127,7 +127,19 @@ class Recorder:
             case End():
                 self._seal(entry.episode, live, reason="end")
 
+    def _handle_late(self, entry: Step | Flush | End) -> None:
+        """A record of an episode that is not open: sealed by us, or by the recorder before."""
+        length = self._sealed.get(entry.episode, 0)
+        if isinstance(entry, End):
+            self._tell_if_sealed(entry.episode)
+        elif isinstance(entry, Step) and entry.index >= length:
+            self._tell_failed(
+                entry.episode, "episode-sealed", "the episode is not open", length=length
+            )
+
     def _begin(self, entry: Begin) -> None:
+        if entry.episode in self._sealed:
+            return
         if entry.episode not in self._live:
             try:
                 writer = self._store.start_episode(
@@ -172,9 +184,7 @@ class Recorder:
             self._give_up(episode, live, _code_of(error), str(error))
             return
         del self._live[episode]
-        self._send(
-            {"type": "sealed", "episode": episode, "length": record.length, "reason": reason}
-        )
+        self._tell_sealed(episode, record.length, reason)
 
     def _give_up(self, episode: str, live: _Live, code: str, message: str) -> None:
         """End an episode that cannot go on; what is durable of it stays."""
@@ -204,7 +214,13 @@ class Recorder:
             length = self._store.open(episode).length
         except StoreError:
             return
-        self._send({"type": "sealed", "episode": episode, "length": length, "reason": "end"})
+        self._tell_sealed(episode, length, "end")
+
+    def _tell_sealed(self, episode: str, length: int, reason: str) -> None:
+        self._sealed[episode] = length
+        while len(self._sealed) > _REMEMBERED:
+            del self._sealed[next(iter(self._sealed))]
+        self._send({"type": "sealed", "episode": episode, "length": length, "reason": reason})
 
     def _tell_durable(self) -> None:
         changed = {}
