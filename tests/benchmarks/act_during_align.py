@@ -31,6 +31,7 @@ def measure() -> Iterator[Figure]:
     aligning: list[list[float]] = []
     steps = 0
     with ServerProcess() as server:
+        server.settle()
         spec = server.get("/info")["robots"][0]["spec"]
         rng = np.random.default_rng(0)
         play = [play_step(spec, rng, index) for index in range(PLAY_STEPS)]

@@ -27,6 +27,7 @@ WARM_UP = 30
 def measure() -> Iterator[Figure]:
     """`act_ws_overhead_p50_ms` and `act_http_overhead_p50_ms`."""
     with ServerProcess() as server:
+        server.settle()
         spec = server.get("/info")["robots"][0]["spec"]
         seen = observation(spec, np.random.default_rng(0))
         body = pack(seen | {"robot": spec["name"]})

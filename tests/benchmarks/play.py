@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -33,7 +34,10 @@ def measure() -> Iterator[Figure]:
     pictures = [play_step(spec, rng, index) for index in range(PICTURES)]
     with ServerProcess() as server:
         server.post("/robots", spec)
-        rates = [burst(server, spec, pictures) for _ in range(BURSTS)]
+        server.settle()
+        before_s = server.cpu_s()
+        rates = [burst(server, pictures) for _ in range(BURSTS)]
+        cpu_ms = (server.cpu_s() - before_s) * 1e3 / (BURSTS * BURST_STEPS)
         yield Figure(
             "play_steps_per_s",
             float(np.median(rates)),
@@ -44,19 +48,25 @@ def measure() -> Iterator[Figure]:
                 "cameras": "2x224x224",
                 "steps": BURST_STEPS,
                 "runs": [rounded(rate) for rate in rates],
+                "cpu_ms_per_step": rounded(cpu_ms),
             },
         )
-        share, idle = paced_share(server, pictures)
+        shares, idle = paced_shares(server, pictures)
         yield Figure(
             "play_cpu_share_50hz",
-            share,
+            sum(shares.values()) - sum(idle.values()),
             "core",
             goal=0.10,
-            details={"cameras": "2x224x224", "seconds": PACED_S, "idle_share": rounded(idle)},
+            details={
+                "cameras": "2x224x224",
+                "seconds": PACED_S,
+                "by_process": {role: rounded(share) for role, share in shares.items()},
+                "idle_share": rounded(sum(idle.values())),
+            },
         )
 
 
-def burst(server: ServerProcess, spec: dict[str, object], pictures: list[dict]) -> float:
+def burst(server: ServerProcess, pictures: list[dict]) -> float:
     """Steps a second, from the first sent to the last one safe on disk."""
     started_s = time.perf_counter()
     stream = PlayStream(server.websocket_url, ROBOT)
@@ -69,20 +79,29 @@ def burst(server: ServerProcess, spec: dict[str, object], pictures: list[dict]) 
     return BURST_STEPS / seconds
 
 
-def paced_share(server: ServerProcess, pictures: list[dict]) -> tuple[float, float]:
-    """Cores used while play comes in at 50 Hz less the idle share, and the idle share."""
-    idle_cpu_s = server.cpu_s()
-    time.sleep(IDLE_S)
-    idle = (server.cpu_s() - idle_cpu_s) / IDLE_S
-
+def paced_shares(
+    server: ServerProcess, pictures: list[dict]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Cores that each process uses while play comes in at 50 Hz, and while nothing does."""
+    server.settle()
+    with shares(server) as idle:
+        time.sleep(IDLE_S)
     stream = PlayStream(server.websocket_url, ROBOT)
-    count = round(PACED_S * RATE_HZ)
-    before_s, started_s = server.cpu_s(), time.perf_counter()
-    for index in pace(RATE_HZ, count):
-        stream.send(packed(at(pictures, index)))
-    stream.seal()
-    seconds = time.perf_counter() - started_s
-    return (server.cpu_s() - before_s) / seconds - idle, idle
+    with shares(server) as busy:
+        for index in pace(RATE_HZ, round(PACED_S * RATE_HZ)):
+            stream.send(packed(at(pictures, index)))
+        stream.seal()
+    return busy, idle
+
+
+@contextmanager
+def shares(server: ServerProcess) -> Iterator[dict[str, float]]:
+    """Fills a map with the share of a core that each process used in the block."""
+    result: dict[str, float] = {}
+    before_s, started_s = server.cpu_by_role_s(), time.perf_counter()
+    yield result
+    after_s, seconds = server.cpu_by_role_s(), time.perf_counter() - started_s
+    result |= {role: (after_s[role] - before_s[role]) / seconds for role in before_s}
 
 
 def at(pictures: list[dict], index: int) -> dict:

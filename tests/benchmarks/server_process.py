@@ -12,6 +12,8 @@ import psutil
 from deploy.demo.server_process import ServerProcess as Process
 
 _RUNNING = {"queued", "running", "gating"}
+_ROLES = ("server", "worker", "recorder")
+_IDLE_SHARE = 0.05
 
 
 class ServerProcess:
@@ -48,14 +50,26 @@ class ServerProcess:
         found = {"server": main}
         for child in main.children(recursive=True):
             command = " ".join(child.cmdline())
-            for role in ("worker", "recorder"):
-                if role in command:
-                    found[role] = child
+            found |= {role: child for role in _ROLES[1:] if f"server.{role}:" in command}
         return found
 
+    def cpu_by_role_s(self) -> dict[str, float]:
+        """Processor time that each of the server's processes has used so far [s]."""
+        return {role: sum(p.cpu_times()[:2]) for role, p in self.processes().items()}
+
     def cpu_s(self) -> float:
-        """Processor time that the server and all its children have used so far [s]."""
-        return sum(sum(process.cpu_times()[:2]) for process in self.processes().values())
+        """Processor time that all the server's processes have used so far [s]."""
+        return sum(self.cpu_by_role_s().values())
+
+    def settle(self, *, within_s: float = 60.0) -> None:
+        """Wait until the helper processes have come up and nothing computes any more."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            before_s = self.cpu_s()
+            time.sleep(1.0)
+            if len(self.processes()) == len(_ROLES) and self.cpu_s() - before_s < _IDLE_SHARE:
+                return
+        raise RuntimeError(f"the server was still busy after {within_s} s: {self.processes()}")
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON of a GET."""

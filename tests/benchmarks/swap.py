@@ -39,6 +39,7 @@ class Tally:
 def measure() -> Iterator[Figure]:
     """`swap_failed` and `swap_mislabelled`."""
     with ServerProcess() as server:
+        server.settle()
         spec = server.get("/info")["robots"][0]["spec"]
         robot = spec["name"]
         seen = observation(spec, np.random.default_rng(0)) | {"robot": robot, "seed": SEED}
