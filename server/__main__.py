@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     gc.freeze()
     words = greeting(runtime, listener)
     server = DrainServer(uvicorn_config(app, settings), app, lambda: print(words, flush=True))
-    server.run(sockets=[listener])
+    # uvicorn repeats the signal that ended it; Ctrl-C is no error
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
     return 0 if server.started else 1
 
 

@@ -88,7 +88,8 @@ def test_an_answer_that_is_being_computed_at_the_end_is_still_given(tmp_path: Pa
 
     with listening(runtime) as address:
         httpx.get(f"http://{address}/readyz", timeout=WAIT_S)
-        policy.hold, release = threading.Event(), threading.Timer(0.5, lambda: policy.hold.set())
+        policy.hold = threading.Event()
+        release = threading.Timer(0.5, policy.hold.set)
         policy.asked.clear()
         asking = threading.Thread(target=ask, args=(address,))
         asking.start()

@@ -121,7 +121,7 @@ def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SELFALIGN_QUEUE_DEPTH", "many")
 
-    with pytest.raises(StartError, match="setting queue_depth: .*'many'"):
+    with pytest.raises(StartError, match=r"setting queue_depth: .*'many'"):
         read_settings([])
 
 
