@@ -18,7 +18,7 @@ SOURCES := selfalign server client deploy tests
 export MUJOCO_GL ?= egl
 export LP_NUM_THREADS ?= 1
 
-.PHONY: help sync debian serve demo test bench lint fmt types check clean distclean
+.PHONY: help sync debian serve demo test slow bench lint fmt types check map clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: $(STAMP) debian ## server + simulated robot: measure, play, align, swap, m
 
 test: $(STAMP) debian ## the whole suite (PYTEST_ARGS="-k name")
 	@timeout --foreground --signal=INT --kill-after=30 3600 $(PY) -m pytest $(PYTEST_ARGS)
+
+slow: $(STAMP) debian ## the tests that take longer than a minute
+	@$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
 bench: $(STAMP) ## the benchmarks, one JSON line a figure (ARGS="swap play")
 	@$(PY) -m tests.benchmarks $(ARGS)
@@ -48,6 +51,9 @@ types: $(STAMP) ## mypy
 	@$(PY) -m mypy
 
 check: lint types test ## what a commit should pass
+
+map: $(STAMP) ## write the file map of ARCHITECTURE.md
+	@$(PY) -m tests.file_map
 
 sync: $(STAMP) ## only make the environment
 
