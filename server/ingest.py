@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 from selfalign.data.play_step import check_play_step
 from selfalign.data.play_store import new_episode_id
@@ -60,6 +60,22 @@ class PlayError(SelfAlignError):
         self.headers = {"Retry-After": "1"} if status == 503 else {}
 
 
+class Process(Protocol):
+    """What is asked of the recorder process; `Supervisor` has it all."""
+
+    def start(self) -> None:
+        """Begin to start it."""
+
+    def send(self, message: dict[str, Any]) -> bool:
+        """Send it a message, if it runs."""
+
+    def close(self) -> None:
+        """End it."""
+
+    def healthy(self) -> dict[str, Any]:
+        """Return how it is."""
+
+
 @final
 class Episode:
     """What the server knows of one episode. Written under `lock`, read by anyone."""
@@ -102,6 +118,7 @@ class Ingest:
         config: Where play goes.
         count: Called with (robot, steps) for what was received.
         on_restart: Called when the recorder has died.
+        make_process: Makes the recorder process.
     """
 
     def __init__(
@@ -110,6 +127,7 @@ class Ingest:
         *,
         count: Callable[[str, int], None] = lambda robot, steps: None,
         on_restart: Callable[[], None] = lambda: None,
+        make_process: Callable[..., Process] = Supervisor,
     ) -> None:
         self.config = config
         self._count = count
@@ -123,7 +141,7 @@ class Ingest:
         self._open_by_robot: dict[str, Episode] = {}
         self._closed = False
         self._is_started = False
-        self._supervisor = Supervisor(
+        self._supervisor = make_process(
             self._child(),
             on_message=self._hear,
             on_exit=lambda reason: self._on_restart(),
