@@ -1,4 +1,4 @@
-"""`python -m tests.file_map`: write the file map of ARCHITECTURE.md from the docstrings of modules."""
+"""`python -m tests.file_map`: the file map of ARCHITECTURE.md, from the docstrings of modules."""
 
 from __future__ import annotations
 
