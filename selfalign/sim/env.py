@@ -1,6 +1,6 @@
 """A simulated robot behind its robot spec: reset, step, observe.
 
-One control step is `1 / rate_hz` seconds. The servo targets ramp over the first 40 % of it, so
+One control step is `1 / rate_hz` seconds. The servo targets ramp over the first 56 % of it, so
 that the arm has almost arrived when the next observation is taken.
 """
 
@@ -39,7 +39,7 @@ CUBE_SPACING_M = 0.10
 CUBE_YAW_RAD = 0.25
 _START_LOW = np.array([0.36, -0.2, 0.14])
 _START_HIGH = np.array([0.6, 0.2, 0.3])
-_RAMP_SHARE = 0.4
+_RAMP_SHARE = 0.56
 _FINGER_RAMP_SHARE = 1.0
 
 

@@ -16,6 +16,7 @@ _TRAVEL_HEIGHT_M = 0.13
 _GRASP_HEIGHT_M = 0.02
 _PUSH_HEIGHT_M = 0.022
 _BEHIND_M = 0.065
+_PUSH_STEP_M = 0.02
 _CLOSED_M = 0.0
 
 
@@ -57,9 +58,9 @@ def _push(env: SimEnv, tool: np.ndarray, cube: np.ndarray) -> tuple[np.ndarray, 
     del env
     behind = np.array([cube[0] - _BEHIND_M, cube[1]])
     sideways = abs(tool[1] - cube[1])
-    is_behind = tool[0] < cube[0] - 0.03 and sideways < 0.02
-    if is_behind and tool[2] < _PUSH_HEIGHT_M + 0.02:
-        return np.array([tool[0] + 0.1, cube[1], _PUSH_HEIGHT_M]), _CLOSED_M
+    is_behind = tool[0] < cube[0] - 0.015 and sideways < 0.02
+    if is_behind and tool[2] < _PUSH_HEIGHT_M + 0.012:
+        return np.array([tool[0] + _PUSH_STEP_M, cube[1], _PUSH_HEIGHT_M]), _CLOSED_M
     if np.linalg.norm(tool[:2] - behind) < 0.015:
         return np.array([*behind, _PUSH_HEIGHT_M]), _CLOSED_M
     return _travel(tool, behind), _CLOSED_M

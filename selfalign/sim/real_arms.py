@@ -1,6 +1,5 @@
 """The arms with real meshes: Franka Emika Panda and Universal Robots UR5e."""
 
-import dataclasses
 import math
 
 from selfalign.sim.arm import BLACK, BLUE, DARK, GREY, WHITE, Arm, Link, Shape, Vector
@@ -26,8 +25,6 @@ def panda() -> Arm:
         Link(position, quaternion, (0.0, 0.0, 1.0), limits, mass, (_mesh(f"panda/link{i}", rgb),))
         for i, (position, quaternion, limits, mass, rgb) in enumerate(frames, start=1)
     )
-    wrist = Shape("cylinder", DARK, size=(0.042,), span=(0.0, 0.0, 0.02, 0.0, 0.0, 0.107))
-    links = (*links[:-1], dataclasses.replace(links[-1], shapes=(*links[-1].shapes, wrist)))
     return Arm(
         name="panda",
         base_shapes=(_mesh("panda/link0", WHITE),),

@@ -1,5 +1,8 @@
 """One MuJoCo model: an arm with the gripper, a table, three cubes and the cameras.
 
+The shipped model was trained on images of this scene: what changes its look moves it away from
+what that model has seen (`tests/selfalign/sim/test_look.py` watches over it).
+
 World frame: the base stands at the origin on the table top (z = 0), x points forward over the
 table, y to the robot's left, z up. All lengths in metres.
 """
@@ -22,12 +25,15 @@ TOOL_LENGTH_M = 0.13
 """From the flange to the tool tip, the point midway between the ends of the fingers."""
 TIMESTEP_S = 0.004
 
-_FINGER = "0.011 0.008 0.036"
+_FINGER = "0.010 0.006 0.036"
+_FINGER_SOLID = "0.011 0.008 0.036"
+"""Half sizes of a finger as seen, and as felt: a thicker one holds better in fast contacts."""
 _HEADER = f"""
 <mujoco model="selfalign">
 <compiler angle="radian" autolimits="true"/>
 <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10"/>
-<visual><quality shadowsize="0" offsamples="0"/><global offwidth="512" offheight="512"/>
+<visual><quality shadowsize="0" offsamples="0" numslices="16" numstacks="6"/>
+<global offwidth="512" offheight="512"/>
 <map znear="0.05" zfar="20"/>
 <headlight ambient="0.45 0.45 0.45" diffuse="0.35 0.35 0.35" specular="0 0 0"/></visual>
 <default><geom contype="0" conaffinity="0" condim="4" friction="1.2 0.02 0.0001"
@@ -70,9 +76,11 @@ def _gripper_xml() -> str:
         f'<body name="{side}_finger" pos="0 0 0.058" gravcomp="1">'
         f'<joint name="{side}_finger" type="slide" axis="0 {sign} 0" '
         f'range="0 {OPENING_MAX_M / 2}" armature="0.1" damping="5"/>'
-        f'<geom class="solid" type="box" size="{_FINGER}" pos="0 {sign * 0.008} 0.036" '
-        f'rgba="0.95 0.6 0.1 1" mass="0.05"/>'
-        f'<site group="4" name="{side}_tip" pos="0 {sign * 0.008} 0.072"/></body>'
+        f'<geom class="solid" type="box" size="{_FINGER_SOLID}" pos="0 {sign * 0.008} 0.036" '
+        f'group="3" mass="0.05"/>'
+        f'<geom type="box" size="{_FINGER}" pos="0 {sign * 0.006} 0.036" '
+        f'rgba="0.95 0.6 0.1 1" mass="0"/>'
+        f'<site name="{side}_tip" pos="0 {sign * 0.006} 0.072"/></body>'
         for side, sign in (("left", 1), ("right", -1))
     )
     return (
@@ -80,7 +88,7 @@ def _gripper_xml() -> str:
         'diaginertia="0.001 0.001 0.001"/>'
         '<geom class="solid" type="box" size="0.022 0.062 0.029" pos="0 0 0.029" '
         'rgba="0.2 0.2 0.22 1"/>'
-        f'<site group="4" name="tool" pos="0 0 {TOOL_LENGTH_M}"/>{fingers}</body>'
+        f'<site name="tool" pos="0 0 {TOOL_LENGTH_M}"/>{fingers}</body>'
     )
 
 

@@ -1,4 +1,4 @@
-"""One environment an arm for the whole session; each test gets it as new."""
+"""Fixtures of the simulation; without MuJoCo its tests are not collected."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -8,36 +8,13 @@ import pytest
 if importlib.util.find_spec("mujoco") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from selfalign.sim import SimulationUnavailable
-    from selfalign.sim.action_spaces import ToolDelta
-    from selfalign.sim.cameras import CameraPose
     from selfalign.sim.env import SimEnv
-    from selfalign.sim.robots import make_arm
-    from selfalign.sim.tasks import get_task
-
-    # Between them the procedural arms have 5, 6 and 7 joints.
-    ARMS = ("panda", "ur5e", "procedural-0", "procedural-3", "procedural-2")
-    _environments: dict[str, SimEnv] = {}
-
-    def open_environment(name: str) -> SimEnv:
-        """The session's environment of an arm, with everything a test may change put back."""
-        if name not in _environments:
-            try:
-                _environments[name] = SimEnv(make_arm(name))
-            except SimulationUnavailable as error:
-                pytest.skip(str(error))
-        env = _environments[name]
-        env.action_space = ToolDelta()
-        env.task = get_task("reach")
-        env.set_cameras({"front": CameraPose()})
-        env.reset(seed=0)
-        return env
+    from tests.selfalign.sim.environments import ARMS, close_environments, open_environment
 
     @pytest.fixture(scope="session", autouse=True)
     def _close_environments() -> Iterator[None]:
         yield
-        while _environments:
-            _environments.popitem()[1].close()
+        close_environments()
 
     @pytest.fixture
     def panda() -> SimEnv:

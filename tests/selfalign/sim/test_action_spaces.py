@@ -28,6 +28,7 @@ from selfalign.sim.action_spaces import (
 )
 from selfalign.sim.env import SimEnv
 from selfalign.sim.recording import commands_of, record_episode
+from tests.selfalign.sim.environments import open_environment
 
 
 def limits(space: ActionSpace, env: SimEnv) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +87,7 @@ def test_tool_delta_is_scaled_and_rotated_displacement(
 @settings(max_examples=40, deadline=None)
 @given(order=st.permutations(range(7)), signs=st.lists(st.sampled_from((-1, 1)), min_size=7))
 def test_joint_numbering_is_undone(order: list[int], signs: list[int]) -> None:
-    env = _panda()
+    env = open_environment("panda")
     measured = env.measure()
     rng = np.random.default_rng(0)
     target = measured.joints + rng.uniform(-0.1, 0.1, 7)
@@ -180,9 +181,3 @@ def test_random_spaces_are_seeded(panda: SimEnv) -> None:
     second = random_space(np.random.default_rng(9), "joint_permuted", panda.arm)
     assert first == second
     assert sorted(first.order) == list(range(7))
-
-
-def _panda() -> SimEnv:
-    from tests.selfalign.sim.conftest import open_environment
-
-    return open_environment("panda")
