@@ -14,13 +14,13 @@ _TINY_PNG: Final = (
 ACT_EXAMPLE: Final[dict[str, Any]] = {
     "robot": "panda",
     "images": {"front": _TINY_PNG},
-    "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 1.0],
+    "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 0.08],
     "instruction": "touch the red cube",
     "observed_at_s": 12.5,
     "observation_seq": 42,
 }
 _REPLY_EXAMPLE: Final[dict[str, Any]] = {
-    "actions": [[0.012, -0.004, 0.001, 1.0], [0.011, -0.004, 0.001, 1.0]],
+    "actions": [[0.012, -0.004, 0.001, 0.08], [0.011, -0.004, 0.001, 0.08]],
     "robot": "panda",
     "w_version": 3,
     "w_sha256": "9f2c…",

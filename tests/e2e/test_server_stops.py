@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -48,7 +48,7 @@ def server(dummy_model_dir: Path, tmp_path: Path) -> Iterator[tuple[subprocess.P
             process.kill()
 
 
-def _play(socket: object) -> None:
+def _play(socket: Any) -> None:
     rng = np.random.default_rng(0)
     for i in range(STEPS):
         step = {
@@ -61,10 +61,21 @@ def _play(socket: object) -> None:
             "action": rng.uniform(0, 0.5, 2),
             "t_ns": i * 50_000_000,
         }
-        socket.send(pack(step))  # type: ignore[attr-defined]
-    socket.send(pack({"type": "sync"}))  # type: ignore[attr-defined]
-    while unpack(socket.recv(WAIT_S)).get("durable", 0) < STEPS:  # type: ignore[attr-defined]
-        socket.send(pack({"type": "sync"}))  # type: ignore[attr-defined]
+        socket.send(pack(step))
+    socket.send(pack({"type": "sync"}))
+    while unpack(socket.recv(WAIT_S)).get("durable", 0) < STEPS:
+        socket.send(pack({"type": "sync"}))
+
+
+def _is_closed(socket: Any) -> bool:
+    """Read what is left; true if the server has closed the connection."""
+    try:
+        for _ in socket:
+            pass
+    except ConnectionClosed:
+        return True
+    # iteration ends silently on a normal close
+    return socket.protocol.close_code is not None
 
 
 def test_sigterm_ends_the_server_while_every_kind_of_client_is_connected(
@@ -104,9 +115,7 @@ def test_sigterm_ends_the_server_while_every_kind_of_client_is_connected(
         reader.join(WAIT_S)
         assert not reader.is_alive(), "the event stream did not end"
         for socket in (act, openpi, play):
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    socket.recv(WAIT_S)
+            assert _is_closed(socket)
     assert code in (0, -signal.SIGTERM)
     # Generous for a loaded machine; on an idle one it is under 2 s.
     assert took_s < 60
