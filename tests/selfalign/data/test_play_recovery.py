@@ -70,6 +70,11 @@ def test_writer_killed_at_any_instant_loses_no_durable_step(tmp_path, every):
             for path in (tmp_path / str(number)).glob(f"{folder}/*"):
                 told[path.stem] = durable.get(number, 0)
                 path.rename(together / folder / path.name)
+    # The watermark holds without recovery, too: a reader beside a dead writer sees no gap.
+    reader = PlayStore.reader(together)
+    for info in reader.episodes():
+        rows = reader.open(info.id).read(0, info.length)
+        assert_is_steps(rows, 0, info.length, crash_writer.SPEC)
     with open_store(together) as store:
         lengths = {info.id: info.length for info in store.episodes()}
         assert all(info.sealed for info in store.episodes())
