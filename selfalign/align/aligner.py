@@ -81,7 +81,7 @@ class Aligner:
             share = len(rows) / len(batch)
             with torch.enable_grad():
                 report = self.losses(self.policy, part, leaf)
-            parts = torch.autograd.grad(report.total * share, [leaf.W1, leaf.b1])
+                parts = torch.autograd.grad(report.total * share, [leaf.W1, leaf.b1])
             gradient = gradient.combine(
                 FastWeights(parts[0], parts[1], w.layers), lambda a, b: a + b
             )

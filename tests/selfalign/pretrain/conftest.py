@@ -1,0 +1,64 @@
+"""A recording of a few seconds, made once; without MuJoCo these tests are not collected."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("mujoco") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from selfalign.model.config import ModelConfig, dummy_config
+    from selfalign.pretrain.config import PrefixConfig, PretrainConfig, RecordConfig, Stage1Config
+    from selfalign.pretrain.record import record_frames, record_groups
+    from selfalign.sim import SimulationUnavailable
+
+    def micro_model() -> ModelConfig:
+        """The dummy geometry for what recordings hold: 96 x 96 images and nine key points."""
+        config = dummy_config()
+        vision = config.vision.model_copy(update={"image_size": 96, "patch_size": 24})
+        return config.model_copy(update={"vision": vision, "feature_dim": 27, "max_cameras": 1})
+
+    @pytest.fixture(scope="session")
+    def config() -> PretrainConfig:
+        """Everything as small as it goes; slots live so shortly that some end in every test."""
+        return PretrainConfig(
+            name="micro",
+            model=micro_model(),
+            record=RecordConfig(
+                groups=3, held_out_groups=1, play_episodes=1, play_steps=36, demos=2, frames=6
+            ),
+            prefix=PrefixConfig(iterations=3, batch_size=4),
+            stage1=Stage1Config(
+                iterations=6,
+                slots=3,
+                slots_per_iteration=2,
+                transitions=2,
+                demo_frames=2,
+                lifetime=1.5,
+                families={"joint_permuted": 1.0},
+            ),
+            log_every=1,
+            evaluate_every=100,
+            checkpoint_every=2,
+        )
+
+    @pytest.fixture(scope="session")
+    def recorded(config: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A run directory with a recording and single frames. Read-only: link it, do not write."""
+        run = tmp_path_factory.mktemp("recorded")
+        try:
+            record_groups(config.record, run / "recording")
+            record_frames(config.record, run / "frames")
+        except SimulationUnavailable as error:
+            pytest.skip(str(error))
+        return run
+
+    @pytest.fixture
+    def run_dir(recorded: Path, tmp_path: Path) -> Path:
+        """A fresh run directory that shares the recording."""
+        run = tmp_path / "run"
+        run.mkdir()
+        for name in ("recording", "frames"):
+            (run / name).symlink_to(recorded / name)
+        return run

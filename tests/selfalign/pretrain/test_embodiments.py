@@ -1,0 +1,121 @@
+"""Stage 1 sees a robot exactly as the server will: states, actions, images, prompts."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from selfalign.align.robot_io import RobotIO
+from selfalign.data.normalisation import Normaliser
+from selfalign.data.recording import PLAY, Recording
+from selfalign.model.checkpoint import make_dummy_policy
+from selfalign.pretrain.cache import build_cache, play_length
+from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.embodiments import draw_space, load_groups, normalised_states, relabel
+from selfalign.sim.action_spaces import FAMILIES
+from selfalign.sim.env import SimEnv
+from selfalign.sim.play import RandomPlay
+from selfalign.sim.recording import record_episode
+from selfalign.sim.robots import make_arm
+
+
+@pytest.fixture
+def recording(recorded: Path) -> Recording:
+    return Recording(recorded / "recording")
+
+
+def test_groups_cover_the_recording_and_stay_within_episodes(
+    recording: Recording, config: PretrainConfig
+) -> None:
+    groups = load_groups(recording, config.model)
+    assert groups[0].start == 0
+    assert groups[-1].stop == len(recording)
+    assert all(a.stop == b.start for a, b in itertools.pairwise(groups))
+    episode, kind = recording["episode"], recording["kind"]
+    for group in groups:
+        for row in group.transitions:
+            assert episode[row] == episode[row + config.model.stride]
+            assert kind[row] == PLAY
+        for row in group.chunks:
+            assert episode[row] == episode[row + config.model.horizon - 1]
+            assert kind[row] != PLAY
+        assert len(group.transitions) == 36 - config.model.stride
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_relabelled_play_is_what_a_robot_in_that_space_executes(
+    recording: Recording, config: PretrainConfig, family: str
+) -> None:
+    group = load_groups(recording, config.model)[0]
+    rng = np.random.default_rng(4)
+    embodiment = relabel(recording, group, draw_space(rng, {family: 1.0}, group.arm), 32)
+    meta = recording.episodes[0]
+    assert meta["kind"] == "play"
+    with SimEnv(group.arm, embodiment.space) as env:
+        io_actions = Normaliser.for_action(env.spec)
+        for row in range(0, 30, 7):
+            # Put the arm where it was, and ask the space for the recorded action's command.
+            joints = recording["joints"][row][: group.arm.joint_count].astype(float)
+            env.place_arm(joints, float(recording["gripper"][row]))
+            action = io_actions.denormalise(embodiment.actions[row])
+            command = env.action_space.decode(action.astype(float), env.measure(), env.kinematics)
+            wanted = recording["joint_target"][row][: group.arm.joint_count]
+            np.testing.assert_allclose(command.joint_target, wanted, atol=2e-3)
+            opening = float(recording["gripper_target"][row])
+            assert float(command.opening_target) == pytest.approx(opening, abs=1e-4)
+        assert embodiment.action_mask.tolist() == io_actions.mask.tolist()
+
+
+def test_states_are_normalised_as_the_server_does(
+    recording: Recording, config: PretrainConfig
+) -> None:
+    groups = load_groups(recording, config.model)
+    states, mask = normalised_states(recording, groups, 32)
+    arm = groups[0].arm
+    with SimEnv(arm) as env:
+        normaliser = Normaliser.for_state(env.spec)
+    raw = np.concatenate(
+        [recording["joints"][:, : arm.joint_count], recording["gripper"][:, None]], axis=1
+    )
+    np.testing.assert_allclose(states, normaliser.normalise(raw), atol=1e-5)
+    assert (mask == normaliser.mask).all()
+
+
+def test_cached_prefixes_are_those_that_the_server_computes(
+    recording: Recording, config: PretrainConfig
+) -> None:
+    policy = make_dummy_policy(0, config.model)
+    cache = build_cache(policy, recording)
+    group = load_groups(recording, config.model)[0]
+    with SimEnv(group.arm) as env:
+        io = RobotIO(policy, env.spec)
+    rows = torch.from_numpy(group.transitions[:5])
+    cached = cache.at(rows, play_length(cache, recording))
+    served = io.frame_prefixes({"front": np.asarray(recording["images"][group.transitions[:5]])})
+    assert torch.equal(cached.mask, served.mask)
+    assert cached.image_tokens == served.image_tokens
+    # The cache holds half floats.
+    torch.testing.assert_close(cached.key_values, served.key_values, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(cached.features, served.features, rtol=1e-4, atol=1e-4)
+
+
+def test_recorded_play_is_what_the_robot_measures_when_it_plays_through_its_space() -> None:
+    arm = make_arm("panda")
+    with SimEnv(arm) as env:
+        rows, _ = record_episode(env, "play", np.random.default_rng(3), steps=12)
+        env.reset(seed=int(np.random.default_rng(3).integers(2**31)))
+        rng = np.random.default_rng(3)
+        rng.integers(2**31)
+        play, spec = RandomPlay(rng), env.spec
+        state_normaliser = Normaliser.for_state(spec)
+        for row in range(12):
+            observation = env.observe()
+            measured = np.append(rows["joints"][row][:7], rows["gripper"][row])
+            np.testing.assert_allclose(
+                state_normaliser.normalise(observation.state),
+                state_normaliser.normalise(measured),
+                atol=1e-3,
+            )
+            env.step(env.action_space.encode(play.command(env)))

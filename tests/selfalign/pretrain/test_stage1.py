@@ -1,0 +1,299 @@
+"""The persistent inner loop: who moves whom, and that a run can be stopped anywhere."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from selfalign.align.losses import AlignmentLosses
+from selfalign.data.recording import Recording
+from selfalign.errors import StoreError
+from selfalign.model.checkpoint import load_policy
+from selfalign.model.policy import Policy
+from selfalign.model.weights import FastWeights
+from selfalign.pretrain.cache import PrefixCache, build_cache
+from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.prefix import load_frames
+from selfalign.pretrain.stage1 import Stage1Data, action_loss, outer_and_inner
+from selfalign.pretrain.trainer import InnerLoop, open_data, pretrain
+from tests.fakes.models import random_w
+
+
+@pytest.fixture(scope="session")
+def cache(recorded: Path, config: PretrainConfig) -> PrefixCache:
+    torch.manual_seed(0)
+    return build_cache(Policy(config.model).freeze(), Recording(recorded / "recording"))
+
+
+def make_policy(config: PretrainConfig, seed: int = 0) -> Policy:
+    torch.manual_seed(seed)
+    return Policy(config.model)
+
+
+def make_data(recorded: Path, config: PretrainConfig, cache: PrefixCache) -> Stage1Data:
+    return Stage1Data(make_policy(config), Recording(recorded / "recording"), cache, 1)
+
+
+@pytest.fixture
+def data(recorded: Path, config: PretrainConfig, cache: PrefixCache) -> Stage1Data:
+    return make_data(recorded, config, cache)
+
+
+def make_loop(config: PretrainConfig, data: Stage1Data) -> InnerLoop:
+    return InnerLoop(config.stage1, config.seed, make_policy(config), data)
+
+
+def everything(loop: InnerLoop) -> dict[str, Tensor]:
+    pool = {f"pool.{name}": tensor for name, tensor in loop.pool.state().items()}
+    trunk = loop.policy.state_dict() | pool
+    return {name: tensor.clone() for name, tensor in trunk.items()}
+
+
+def test_held_out_groups_are_never_drawn(data: Stage1Data, config: PretrainConfig) -> None:
+    held_out = {group.start for group in data.held_out_groups}
+    drawn = {data.draw(seed, 0.5, config.stage1).group.start for seed in range(40)}
+    assert len(data.train_groups) + len(data.held_out_groups) == 3
+    assert drawn == {group.start for group in data.train_groups}
+    assert not drawn & held_out
+
+
+def test_groups_are_held_out_by_number_wherever_they_stand(
+    recorded: Path, config: PretrainConfig, cache: PrefixCache, tmp_path: Path
+) -> None:
+    # Several arms are recorded one after another: here the last group stands first.
+    (tmp_path / "recording").mkdir()
+    for path in (recorded / "recording").glob("*.npy"):
+        (tmp_path / "recording" / path.name).symlink_to(path)
+    index = json.loads((recorded / "recording" / "episodes.json").read_text(encoding="utf-8"))
+    for episode in index["episodes"]:
+        episode["group"] = {0: 2, 1: 0, 2: 1}[episode["group"]]
+    (tmp_path / "recording" / "episodes.json").write_text(json.dumps(index), encoding="utf-8")
+    recording = Recording(tmp_path / "recording")
+
+    data = Stage1Data(make_policy(config), recording, cache, 1)
+    frames = load_frames(tmp_path, 1)
+
+    (held_out,) = data.held_out_groups
+    assert held_out.start == 0
+    assert all(group.start >= held_out.stop for group in data.train_groups)
+    images, points = frames.sources[0]
+    assert len(images) == len(points) == len(recording) - held_out.stop
+    assert np.array_equal(images[0], recording["images"][held_out.stop])
+
+
+def test_embodiment_follows_its_seed(data: Stage1Data, config: PretrainConfig) -> None:
+    one, same, other = (data.draw(seed, 0.0, config.stage1) for seed in (5, 5, 6))
+    assert np.array_equal(one.actions, same.actions)
+    assert not np.array_equal(one.actions, other.actions)
+
+
+def test_recording_without_enough_groups_is_refused(
+    recorded: Path, config: PretrainConfig, cache: PrefixCache
+) -> None:
+    recording = Recording(recorded / "recording")
+    with pytest.raises(StoreError, match="0 usable groups to train on"):
+        Stage1Data(make_policy(config), recording, cache, 3)
+
+
+def test_batches_are_rows_of_their_embodiments(data: Stage1Data, config: PretrainConfig) -> None:
+    embodiments = [data.draw(seed, 0.0, config.stage1) for seed in (1, 2)]
+    batch = data.transitions(embodiments, np.random.default_rng(0), 3)
+    assert len(batch) == 6
+    assert batch.actions.shape == (6, config.model.stride, 32)
+    for index in range(6):
+        embodiment = embodiments[index // 3]
+        state = data.states[embodiment.group.start : embodiment.group.stop]
+        (row,) = np.flatnonzero((state == batch.state[index]).all(-1).numpy())[:1]
+        expected = embodiment.actions[row : row + config.model.stride]
+        assert np.array_equal(batch.actions[index].numpy(), expected)
+        assert batch.action_mask[index].tolist() == embodiment.action_mask.tolist()
+
+
+def test_delta_gets_the_gradient_of_its_own_alignment_loss_and_of_nothing_else(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    settings, policy = config.stage1, make_policy(config)
+    losses = AlignmentLosses(settings.inner)
+    embodiments = [data.draw(seed, 0.0, settings) for seed in (1, 2)]
+    delta = random_w(policy, 2)
+
+    outcome = outer_and_inner(
+        policy, losses, data, embodiments, delta, settings, np.random.default_rng(7)
+    )
+    outcome.total.backward()
+    got = outcome.slot_gradient()
+
+    # The same transitions, each slot by itself, without any action loss.
+    batch = data.transitions(embodiments, np.random.default_rng(7), settings.transitions)
+    for slot, rows in enumerate(([0, 1], [2, 3])):
+        w = policy.base_w().combine(delta.select(torch.tensor(slot)), torch.add)
+        w = w.map(lambda t: t.requires_grad_())
+        total = losses(policy, batch.index(torch.tensor(rows)), w).total
+        for gradient, expected in zip(
+            (got.W1[slot], got.b1[slot]), torch.autograd.grad(total, [w.W1, w.b1]), strict=True
+        ):
+            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_action_loss_reaches_trunk_and_w0_but_not_delta(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    settings, policy = config.stage1, make_policy(config)
+    embodiments = [data.draw(seed, 0.0, settings) for seed in (1, 2)]
+    quiet = settings.inner.model_copy(
+        update={f"lambda_{n}": 0.0 for n in ("perception", "inverse_dynamics", "dynamics")}
+    )
+    outcome = outer_and_inner(
+        policy,
+        AlignmentLosses(quiet),
+        data,
+        embodiments,
+        random_w(policy, 2),
+        settings,
+        np.random.default_rng(7),
+    )
+    outcome.total.backward()
+    assert not outcome.slot_gradient().W1.any()
+    assert policy.w0_W1.grad is not None
+    assert policy.w0_W1.grad.any()
+    assert policy.action_out_proj.weight.grad.any()
+
+
+def test_action_loss_depends_on_the_delta_of_the_slot(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    settings, policy = config.stage1, make_policy(config)
+    embodiments = [data.draw(seed, 0.0, settings) for seed in (1, 2)]
+    values = []
+    for seed in (0, 0, 1):
+        w, rng = random_w(policy, 2, seed), np.random.default_rng(0)
+        values.append(float(action_loss(policy, data, embodiments, w, settings, rng).detach()))
+    assert values[0] == values[1] != values[2]
+
+
+def test_action_loss_ignores_numbers_that_the_robot_has_not(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    settings, policy = config.stage1, make_policy(config)
+    embodiments = [data.draw(1, 0.0, settings)]
+    w = random_w(policy, 1)
+    before = action_loss(policy, data, embodiments, w, settings, np.random.default_rng(0))
+    with torch.no_grad():
+        absent = ~torch.from_numpy(embodiments[0].action_mask)
+        policy.action_out_proj.bias[absent] += 100
+    after = action_loss(policy, data, embodiments, w, settings, np.random.default_rng(0))
+    assert torch.equal(before, after)
+
+
+def test_vision_and_prefix_stay_as_they_were_while_the_trunk_moves(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    loop = make_loop(config, data)
+    before = everything(loop)
+    loop.step(0)
+    after = everything(loop)
+    frozen = [n for n in before if n.startswith(("vision.", "language.", "embed_tokens."))]
+    assert frozen
+    for name in frozen:
+        assert torch.equal(before[name], after[name]), name
+    for name in ("w0_W1", "action.layers.0.ttt.q_proj.weight", "alignment.queries", "pool.age"):
+        assert not torch.equal(before[name], after[name]), name
+
+
+def test_slots_that_are_not_drawn_keep_their_delta(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    loop = make_loop(config, data)
+    loop.pool.lifetime.fill_(1e9)
+    loop.step(0)
+    moved = loop.pool.delta.W1.flatten(1).abs().amax(1) > 0
+    assert int(moved.sum()) == config.stage1.slots_per_iteration
+    assert torch.equal(moved, loop.pool.age > 0)
+
+
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    data: Stage1Data, config: PretrainConfig, tmp_path: Path
+) -> None:
+    whole = make_loop(config, data)
+    for iteration in range(6):
+        whole.step(iteration)
+    stopped = make_loop(config, data)
+    for iteration in range(3):
+        stopped.step(iteration)
+    stopped.save(tmp_path, 3)
+
+    resumed = make_loop(config, data)
+    assert resumed.resume(tmp_path) == 3
+    for iteration in range(3, 6):
+        resumed.step(iteration)
+
+    expected = everything(whole)
+    for name, tensor in everything(resumed).items():
+        assert torch.equal(tensor, expected[name]), name
+    assert (whole.pool.age < 3).any(), "no life ended; the test proves less than it should"
+
+
+def test_model_of_a_checkpoint_is_the_policy_in_training(
+    data: Stage1Data, config: PretrainConfig, tmp_path: Path
+) -> None:
+    loop = make_loop(config, data)
+    loop.step(0)
+    loop.save(tmp_path, 1)
+    read = load_policy(tmp_path / "model").state_dict()
+    for name, tensor in loop.policy.state_dict().items():
+        assert torch.equal(read[name], tensor), name
+
+
+def test_run_from_recording_to_model_and_again(run_dir: Path, config: PretrainConfig) -> None:
+    model = pretrain(config, run_dir)
+
+    policy = load_policy(model)
+    assert policy.config == config.model
+    prefix = load_policy(run_dir / "prefix")
+    assert torch.equal(policy.embed_tokens.weight, prefix.embed_tokens.weight)
+    assert not torch.equal(policy.w0_W1, prefix.w0_W1)
+    spread = policy.vision.readout.spread
+    assert float(spread.min()) >= 0.1
+    assert not torch.equal(spread, torch.ones_like(spread))
+    log = (run_dir / "log.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [line["iteration"] for line in lines if line["phase"] == "prefix"] == [1, 2, 3]
+    held_out = {key for line in lines for key in line if key.endswith("/action_error")}
+    assert "held_out/joint_permuted/50/action_error" in held_out
+    assert "held_out/tool_canonical/0/action_error" in held_out
+    for line in lines:
+        assert all(np.isfinite(v) for v in line.values() if isinstance(v, float))
+
+    # A finished run has nothing left to do and does not touch its model.
+    weights = (model / "model.safetensors").read_bytes()
+    assert pretrain(config, run_dir) == model
+    assert (run_dir / "log.jsonl").read_text(encoding="utf-8") == log
+    assert (model / "model.safetensors").read_bytes() == weights
+
+
+def test_cache_is_built_once_and_read_again(run_dir: Path, config: PretrainConfig) -> None:
+    policy = make_policy(config)
+    built = open_data(config, run_dir, policy).cache
+    with torch.no_grad():
+        policy.embed_tokens.weight.zero_()  # a rebuilt cache would differ
+    again = open_data(config, run_dir, policy).cache
+    assert torch.equal(built.key_values, again.key_values)
+    assert not (run_dir / "prefix_cache.tmp").exists()
+
+
+def test_slot_gradient_needs_a_backward_pass(data: Stage1Data, config: PretrainConfig) -> None:
+    policy = make_policy(config)
+    outcome = outer_and_inner(
+        policy,
+        AlignmentLosses(),
+        data,
+        [data.draw(1, 0.0, config.stage1)],
+        FastWeights.stack([policy.base_w()]),
+        config.stage1,
+        np.random.default_rng(0),
+    )
+    with pytest.raises(AssertionError, match="before backward"):
+        outcome.slot_gradient()
