@@ -18,8 +18,8 @@ from typing import Final, Self, final
 import server
 
 _LISTENS: Final = re.compile(r"listens on (http://\S+)")
-_START_LIMIT_S: Final = 120.0
-_STOP_LIMIT_S: Final = 20.0
+_START_LIMIT_S: Final = 300.0
+_STOP_LIMIT_S: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.demo.server_process import ServerProcess
@@ -23,3 +24,9 @@ def server_process(dummy_model_dir: Path) -> Iterator[ServerProcess]:
     arguments = ("--log-level", "warning")
     with ServerProcess(model_dir=dummy_model_dir, arguments=arguments) as process:
         yield process
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]
+    # Server, recorder and align worker.
+    assert len(family) == 3
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
