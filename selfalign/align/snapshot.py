@@ -1,125 +1,67 @@
 """Snapshots: one immutable value of W in a file, and a refusal for every kind of bad file.
 
 A snapshot is a safetensors file (no code can hide in one) whose tensors are those of
-`FastWeights.named()` and whose header holds, under the key `selfalign`, the metadata as JSON. The
-header is checked against the W that the model expects before any tensor is read, so a hostile
-header can neither allocate memory nor choose shapes.
+`FastWeights.named()` and whose header holds, under the key `selfalign`, the metadata as JSON.
 """
 
 import hashlib
-import json
-import math
 import os
 import struct
 import tempfile
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar, final
+from typing import final
 
 import safetensors.torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
+from selfalign.align.snapshot_errors import (
+    SnapshotBadMetadata,
+    SnapshotExists,
+    SnapshotNormTooLarge,
+    SnapshotNotFinite,
+    SnapshotNotSafetensors,
+    SnapshotTooBig,
+    SnapshotTruncated,
+    SnapshotWrongBase,
+    SnapshotWrongDtype,
+    SnapshotWrongKeys,
+    SnapshotWrongShape,
+)
+from selfalign.align.snapshot_header import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    METADATA_KEY,
+    SnapshotMeta,
+    check_header,
+    read_header,
+    write_meta,
+)
 from selfalign.errors import SnapshotError
 from selfalign.model.weights import FastWeights
 
-METADATA_KEY = "selfalign"
-MAX_HEADER_BYTES = 1 << 20
-_LENGTH_BYTES = 8
-_FORMAT = 1
-
-
-@final
-class SnapshotTruncated(SnapshotError):
-    """The file ends before its header or its tensors do."""
-
-
-@final
-class SnapshotNotSafetensors(SnapshotError):
-    """The bytes are no well-formed safetensors file."""
-
-
-@final
-class SnapshotTooBig(SnapshotError):
-    """The file, or what its header claims, is larger than a snapshot of this model can be."""
-
-
-@final
-class SnapshotBadMetadata(SnapshotError):
-    """The metadata are missing, malformed or outside their ranges."""
-
-
-@final
-class SnapshotWrongBase(SnapshotError):
-    """The snapshot was aligned on another frozen model."""
-
-
-@final
-class SnapshotWrongKeys(SnapshotError):
-    """Tensors of W are missing, or there are tensors that are not part of W."""
-
-
-@final
-class SnapshotWrongDtype(SnapshotError):
-    """A tensor is not float32."""
-
-
-@final
-class SnapshotWrongShape(SnapshotError):
-    """A tensor has another shape than the model's."""
-
-
-@final
-class SnapshotNotFinite(SnapshotError):
-    """A tensor holds NaN or infinity."""
-
-
-@final
-class SnapshotNormTooLarge(SnapshotError):
-    """The norm of W is beyond the limit: alignment has blown up."""
-
-
-@final
-class SnapshotExists(SnapshotError):
-    """The path already holds another snapshot; a snapshot is never overwritten."""
-
-
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
-FiniteMetric = Annotated[float, Field(allow_inf_nan=False)]
-
-
-@final
-@dataclass(frozen=True)
-class SnapshotMeta:
-    """Where a W comes from. Written into its file, so it is part of what the sha256 covers.
-
-    Attributes:
-        version: number of this W in the robot's lineage; 0 is the base.
-        parent: version that alignment started from, None for the base.
-        robot: name of the robot's spec.
-        base_sha256: digest of the frozen model it belongs to.
-        session: alignment session that made it, None if made otherwise.
-        created_at: ISO 8601 time in UTC.
-        steps: alignment steps taken since the parent.
-        play_steps: play steps that they drew from.
-        metrics: named results, all finite.
-        note: free words of the operator.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
-
-    version: Count
-    parent: Count | None
-    robot: Name
-    base_sha256: Name
-    session: Name | None
-    created_at: Annotated[str, Field(max_length=40)]
-    steps: Count
-    play_steps: Count
-    metrics: Annotated[dict[str, FiniteMetric], Field(max_length=256)] = field(default_factory=dict)
-    note: Annotated[str, Field(max_length=4096)] = ""
+__all__ = [
+    "Snapshot",
+    "SnapshotBadMetadata",
+    "SnapshotError",
+    "SnapshotExists",
+    "SnapshotMeta",
+    "SnapshotNormTooLarge",
+    "SnapshotNotFinite",
+    "SnapshotNotSafetensors",
+    "SnapshotTooBig",
+    "SnapshotTruncated",
+    "SnapshotWrongBase",
+    "SnapshotWrongDtype",
+    "SnapshotWrongKeys",
+    "SnapshotWrongShape",
+    "decode_snapshot",
+    "encode_snapshot",
+    "read_snapshot",
+    "write_snapshot",
+]
 
 
 @final
@@ -133,25 +75,21 @@ class Snapshot:
     nbytes: int
 
 
-_META = TypeAdapter(SnapshotMeta)
-
-
 def encode_snapshot(w: FastWeights, meta: SnapshotMeta) -> bytes:
     """Return the file of one W. The same W and metadata give the same bytes.
 
     Raises:
+        SnapshotWrongDtype: W is not float32.
         SnapshotNotFinite: W holds NaN or infinity.
         SnapshotBadMetadata: a field of `meta` is outside its range.
     """
+    if w.W1.dtype != torch.float32 or w.b1.dtype != torch.float32:
+        msg = f"W is {w.W1.dtype} and {w.b1.dtype}, expected float32: the master copy of W"
+        raise SnapshotWrongDtype(msg)
     tensors = {name: tensor.detach().cpu() for name, tensor in w.named().items()}
     _check_finite(tensors)
-    try:
-        text = json.dumps({"format": _FORMAT, **asdict(meta)}, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise SnapshotBadMetadata(f"snapshot metadata cannot be written: {error}") from error
-    _parse_meta(text)
-    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: text})
-    (header_bytes,) = struct.unpack("<Q", data[:_LENGTH_BYTES])
+    data = safetensors.torch.save(tensors, metadata={METADATA_KEY: write_meta(meta)})
+    (header_bytes,) = struct.unpack("<Q", data[:LENGTH_BYTES])
     if header_bytes > MAX_HEADER_BYTES:
         msg = f"snapshot metadata take {header_bytes} bytes, expected at most {MAX_HEADER_BYTES}"
         raise SnapshotBadMetadata(msg)
@@ -172,8 +110,8 @@ def decode_snapshot(
     Raises:
         SnapshotError: a subclass for each kind of bad file.
     """
-    prefix = data[: _LENGTH_BYTES + MAX_HEADER_BYTES]
-    meta = _check_layout(prefix, len(data), like=like, base_sha256=base_sha256)
+    prefix = data[: LENGTH_BYTES + MAX_HEADER_BYTES]
+    meta = check_header(prefix, len(data), like=like, base_sha256=base_sha256)
     try:
         tensors = safetensors.torch.load(data)
     except (SafetensorError, ValueError, RuntimeError) as error:
@@ -211,8 +149,8 @@ def read_snapshot(
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            prefix = _read_header(file)
-            _check_layout(prefix, size, like=like, base_sha256=base_sha256)
+            prefix = read_header(file)
+            check_header(prefix, size, like=like, base_sha256=base_sha256)
             data = prefix + file.read(size - len(prefix))
     except OSError as error:
         raise SnapshotError(f"{path}: cannot read the snapshot: {error.strerror}") from error
@@ -224,131 +162,7 @@ def read_snapshot(
         raise type(error)(f"{path}: {error}") from error
 
 
-def _check_layout(prefix: bytes, size: int, *, like: FastWeights, base_sha256: str) -> SnapshotMeta:
-    """Check everything that the header says; `size` is that of the whole file [byte]."""
-    header, header_end = _parse_header(prefix, size)
-    meta = _read_meta(header.pop("__metadata__", None))
-    if meta.base_sha256 != base_sha256:
-        msg = (
-            f"snapshot belongs to frozen model {meta.base_sha256[:12]}, but {base_sha256[:12]} "
-            "is loaded; align again on this model"
-        )
-        raise SnapshotWrongBase(msg)
-    expected = like.shapes()
-    _check_keys(header, expected)
-    for name, shape in expected.items():
-        _check_entry(name, header[name], shape)
-    _check_offsets(header, expected, size - header_end)
-    return meta
-
-
-def _read_header(file: BinaryIO) -> bytes:
-    start = file.read(_LENGTH_BYTES)
-    if len(start) < _LENGTH_BYTES:
-        return start
-    (length,) = struct.unpack("<Q", start)
-    return start + file.read(min(length, MAX_HEADER_BYTES))
-
-
-def _parse_header(prefix: bytes, size: int) -> tuple[dict[str, Any], int]:
-    if size < _LENGTH_BYTES:
-        raise SnapshotTruncated(f"{size} bytes, expected a safetensors file of more than 8")
-    (length,) = struct.unpack("<Q", prefix[:_LENGTH_BYTES])
-    if length > MAX_HEADER_BYTES:
-        msg = f"not a safetensors file: header of {length} bytes, at most {MAX_HEADER_BYTES}"
-        raise SnapshotNotSafetensors(msg)
-    end = _LENGTH_BYTES + length
-    if end > size:
-        raise SnapshotTruncated(f"{size} bytes, but the header alone ends at {end}")
-    try:
-        header = json.loads(prefix[_LENGTH_BYTES:end], object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise SnapshotNotSafetensors(f"not a safetensors file: bad header: {error}") from error
-    if not isinstance(header, dict):
-        kind = type(header).__name__
-        raise SnapshotNotSafetensors(f"not a safetensors file: header is a {kind}, not an object")
-    return header, end
-
-
-def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
-
-
-def _read_meta(metadata: object) -> SnapshotMeta:
-    text = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
-    if not isinstance(text, str):
-        msg = f"not a snapshot of W: its header has no metadata under {METADATA_KEY!r}"
-        raise SnapshotBadMetadata(msg)
-    return _parse_meta(text)
-
-
-def _parse_meta(text: str) -> SnapshotMeta:
-    try:
-        fields = json.loads(text, object_pairs_hook=_no_duplicates)
-        if not isinstance(fields, dict) or fields.pop("format", None) != _FORMAT:
-            raise SnapshotBadMetadata(f"snapshot metadata: expected an object of format {_FORMAT}")
-        meta = _META.validate_json(json.dumps(fields))
-        offset = datetime.fromisoformat(meta.created_at).utcoffset()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        got = repr(first["input"])[:80]
-        raise SnapshotBadMetadata(
-            f"snapshot metadata {where}: {first['msg']}, got {got}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise SnapshotBadMetadata(f"snapshot metadata: {error}") from error
-    if offset != timedelta(0):
-        msg = f"snapshot metadata created_at: expected ISO 8601 in UTC, got {meta.created_at!r}"
-        raise SnapshotBadMetadata(msg)
-    return meta
-
-
-def _check_keys(header: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
-    missing = sorted(expected.keys() - header.keys())
-    extra = sorted(header.keys() - expected.keys())
-    if missing or extra:
-        problem = f"{missing[0]!r} is missing" if missing else f"{extra[0][:80]!r} is not part of W"
-        msg = f"{problem}; expected exactly the {len(expected)} tensors of this model's W"
-        raise SnapshotWrongKeys(msg)
-
-
-def _check_entry(name: str, entry: object, shape: tuple[int, ...]) -> None:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise SnapshotNotSafetensors(f"not a safetensors file: bad header entry for {name!r}")
-    if entry["dtype"] != "F32":
-        got = str(entry["dtype"])[:20]
-        raise SnapshotWrongDtype(f"tensor {name!r} has dtype {got}, expected F32")
-    if entry["shape"] != list(shape):
-        got = str(entry["shape"])[:80]
-        raise SnapshotWrongShape(f"tensor {name!r} has shape {got}, expected {list(shape)}")
-
-
-def _check_offsets(
-    header: dict[str, Any], expected: dict[str, tuple[int, ...]], available: int
-) -> None:
-    """Check that the tensors fill the rest of the file [byte] without gap or overlap."""
-    spans = []
-    for name, shape in expected.items():
-        offsets = header[name]["data_offsets"]
-        if not (isinstance(offsets, list) and all(type(o) is int for o in offsets)):
-            raise SnapshotNotSafetensors(f"not a safetensors file: bad offsets of {name!r}")
-        spans.append((offsets, 4 * math.prod(shape)))
-    end = 0
-    for offsets, nbytes in sorted(spans):
-        if offsets != [end, end + nbytes]:
-            raise SnapshotNotSafetensors("not a safetensors file: tensors overlap or leave a gap")
-        end += nbytes
-    if available < end:
-        raise SnapshotTruncated(f"{available} bytes of tensors, expected {end}; copy it again")
-    if available > end:
-        raise SnapshotTooBig(f"{available} bytes of tensors, expected {end} for this model's W")
-
-
-def _check_finite(tensors: dict[str, Any]) -> None:
+def _check_finite(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             count = int((~tensor.isfinite()).sum())

@@ -324,6 +324,11 @@ def test_metadata_that_are_no_json_are_not_written():
         encode_snapshot(W, dataclasses.replace(META, metrics={"a": object()}))
 
 
+def test_w_that_is_not_float32_is_not_written():
+    with pytest.raises(SnapshotWrongDtype, match="float64"):
+        encode_snapshot(W.map(lambda x: x.double()), META)
+
+
 def test_not_finite_w_is_not_written(tmp_path):
     bad = W.map(lambda x: x * float("nan"))
     with pytest.raises(SnapshotNotFinite):
@@ -477,6 +482,7 @@ def test_every_kind_of_refusal_is_a_snapshot_error():
 
 def test_nothing_here_can_unpickle():
     # In safetensors nothing can run; this is about ours.
-    source = Path(snapshot.__file__).read_text()
-    assert "pickle" not in source
-    assert "torch.load" not in source.replace("safetensors.torch.load", "")
+    for file in Path(snapshot.__file__).parent.glob("snapshot*.py"):
+        source = file.read_text()
+        assert "pickle" not in source
+        assert "torch.load" not in source.replace("safetensors.torch.load", "")
