@@ -132,8 +132,21 @@ class ModelConfig(_Frozen):
             raise ModelError(
                 f"{path} does not exist; a model directory has a config.json"
             ) from None
-        except (ValidationError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise ModelError(f"{path} is not a model configuration: {error}") from None
+        except ValidationError as error:
+            raise ModelError(
+                f"{path} is not a model configuration: {wrong_fields(error)}"
+            ) from None
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """One line that names every wrong field of a configuration, and why it is wrong."""
+    parts = []
+    for detail in error.errors(include_url=False):
+        where = ".".join(map(str, detail["loc"])) or "the file"
+        parts.append(f"{where}: {detail['msg']}")
+    return "; ".join(parts)
 
 
 def _gemma(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selfalign.align.aligner import AlignmentConfig
 from selfalign.errors import ModelError
-from selfalign.model.config import ModelConfig, dummy_config, tiny_config
+from selfalign.model.config import ModelConfig, dummy_config, tiny_config, wrong_fields
 
 
 class _Frozen(BaseModel):
@@ -93,5 +93,9 @@ class PretrainConfig(_Frozen):
             return cls.model_validate(data)
         except FileNotFoundError:
             raise ModelError(f"{path} does not exist") from None
-        except (ValidationError, tomllib.TOMLDecodeError) as error:
+        except tomllib.TOMLDecodeError as error:
             raise ModelError(f"{path} is not a pretraining configuration: {error}") from None
+        except ValidationError as error:
+            raise ModelError(
+                f"{path} is not a pretraining configuration: {wrong_fields(error)}"
+            ) from None

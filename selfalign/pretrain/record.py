@@ -19,6 +19,14 @@ from selfalign.sim.tasks import get_task
 _LONGEST_DEMO = 90
 
 
+def record_missing(config: RecordConfig, run: Path) -> None:
+    """Record into `run/recording` and `run/frames` what is not there yet."""
+    if not (run / "recording" / "episodes.json").exists():
+        record_groups(config, run / "recording")
+    if config.frames and not (run / "frames" / "keypoints.npy").exists():
+        record_frames(config, run / "frames")
+
+
 def record_groups(config: RecordConfig, directory: Path) -> None:
     """Record `config.groups` groups into a new directory. Raises StoreError if it exists."""
     longest = config.play_episodes * config.play_steps + config.demos * _LONGEST_DEMO

@@ -20,7 +20,7 @@ from selfalign.pretrain.evaluate import adaptation_curve, held_out_embodiments
 from selfalign.pretrain.pool import Pool
 from selfalign.pretrain.prefix import train_prefix
 from selfalign.pretrain.progress import Journal, load_state, save_state
-from selfalign.pretrain.record import record_frames, record_groups
+from selfalign.pretrain.record import record_missing
 from selfalign.pretrain.schedule import one_cycle
 from selfalign.pretrain.stage1 import Stage1Data, canonical_share, compiled, outer_and_inner
 
@@ -33,10 +33,7 @@ def pretrain(config: PretrainConfig, run: Path) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     (run / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
-    if not (run / "recording" / "episodes.json").exists():
-        record_groups(config.record, run / "recording")
-    if config.record.frames and not (run / "frames" / "keypoints.npy").exists():
-        record_frames(config.record, run / "frames")
+    record_missing(config.record, run)
     policy = prefix_policy(config, run)
     data = open_data(config, run, policy)
     train_stage1(config, run, policy, data)

@@ -10,7 +10,7 @@ if importlib.util.find_spec("mujoco") is None:
 else:
     from selfalign.model.config import ModelConfig, dummy_config
     from selfalign.pretrain.config import PrefixConfig, PretrainConfig, RecordConfig, Stage1Config
-    from selfalign.pretrain.record import record_frames, record_groups
+    from selfalign.pretrain.record import record_missing
     from selfalign.sim import SimulationUnavailable
 
     def micro_model() -> ModelConfig:
@@ -48,8 +48,7 @@ else:
         """A run directory with a recording and single frames. Read-only: link it, do not write."""
         run = tmp_path_factory.mktemp("recorded")
         try:
-            record_groups(config.record, run / "recording")
-            record_frames(config.record, run / "frames")
+            record_missing(config.record, run)
         except SimulationUnavailable as error:
             pytest.skip(str(error))
         return run

@@ -48,7 +48,7 @@ def test_model_may_be_named_or_spelled_out(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('name = "a"\nmodel = "dummy"\nthreds = 2\n', "threds"),
-        ('name = "a"\nmodel = "dummy"\n[stage1]\nslot = 2\n', "stage1.slot\n"),
+        ('name = "a"\nmodel = "dummy"\n[stage1]\nslot = 2\n', "stage1.slot: Extra"),
         ('name = "a"\nmodel = "dummy"\n[stage1.inner]\nlearning_rate = -1\n', "learning_rate"),
         ('name = "a"\nmodel = "huge"\n', "model"),
         ('model = "dummy"\n', "name"),

@@ -1,0 +1,176 @@
+"""`selfalign`: train a model, record motion, look at a model or a robot spec.
+
+The heavy imports are inside the commands, so that `--help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfalign.errors import ModelError, SelfAlignError
+
+if TYPE_CHECKING:
+    from selfalign.data.spec import Dimension
+    from selfalign.pretrain.config import PretrainConfig
+
+_EPILOGUE = """examples:
+  selfalign info
+  selfalign spec my_robot.yaml
+  selfalign pretrain --config tiny --run runs/tiny
+
+The server is `python -m server`; what a controller and an operator need is `selfalign-client`.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 2 refused or failed, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (SelfAlignError, OSError) as error:
+        # Some messages quote a parser's, which may run over lines.
+        print(f"selfalign: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nselfalign: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="selfalign",
+        description="Train and inspect policies that align themselves to a robot.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _command(commands, "pretrain", _pretrain, "train a model from nothing (stage 1)")
+    _add_run_options(run)
+    record = _command(commands, "record", _record, "only record the motion that stage 1 trains on")
+    _add_run_options(record)
+    info = _command(commands, "info", _info, "what a model is: parts, sizes, identity")
+    info.add_argument(
+        "--model", type=Path, metavar="DIR", help="a model directory (default: the one that ships)"
+    )
+    spec = _command(commands, "spec", _spec, "check a robot spec and show what it declares")
+    spec.add_argument("file", type=Path, help="a .yaml or .toml file")
+    spec.add_argument("--yaml", action="store_true", help="print it as canonical YAML instead")
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE|NAME",
+        help=f"a TOML file, or one of those that ship: {', '.join(sorted(_shipped()))}",
+    )
+    command.add_argument(
+        "--run",
+        dest="directory",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where everything goes; a run that was stopped goes on from what is there",
+    )
+
+
+def _shipped() -> dict[str, Path]:
+    """The configurations in the package, by name."""
+    folder = Path(str(files("selfalign.pretrain") / "configs"))
+    return {path.stem: path for path in folder.glob("*.toml")}
+
+
+def _load_config(name: str) -> "PretrainConfig":
+    from selfalign.pretrain.config import PretrainConfig
+
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        if name not in _shipped():
+            known = ", ".join(sorted(_shipped()))
+            raise ModelError(f"no configuration is named {name!r}; give a file or one of: {known}")
+        path = _shipped()[name]
+    return PretrainConfig.load(path)
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    config = _load_config(arguments.config)
+    from selfalign.pretrain.trainer import pretrain
+
+    print(f"model written to {pretrain(config, arguments.directory)}")
+
+
+def _record(arguments: argparse.Namespace) -> None:
+    config = _load_config(arguments.config)
+    from selfalign.data.recording import Recording
+    from selfalign.pretrain.record import record_missing
+
+    record_missing(config.record, arguments.directory)
+    recording = Recording(arguments.directory / "recording")
+    print(
+        f"{recording.directory}: {len(recording)} frames in {len(recording.episodes)} episodes, "
+        f"{config.record.frames} single frames"
+    )
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from selfalign.model.checkpoint import load_policy, shipped_model_dir
+
+    directory = arguments.model or shipped_model_dir()
+    policy = load_policy(directory)
+    config, w, counts = policy.config, policy.base_w(), policy.num_parameters()
+    numbers = w.W1.numel() + w.b1.numel()
+    print(f"model          {config.variant} ({config.flavour}) in {directory}")
+    print(f"base sha256    {policy.base_sha256}")
+    side = config.vision.image_size
+    print(f"cameras        up to {config.max_cameras} of {side} x {side} pixels")
+    print(f"state, action  up to {config.state_dim} and {config.action_dim} numbers")
+    print(f"chunk          {config.horizon} actions in {config.flow_steps} flow steps")
+    print(f"transition     {config.stride} control steps")
+    print(f"W              {numbers} numbers ({4 * numbers / 1024:.1f} KiB) in layers {w.layers}")
+    print("parameters")
+    for part, count in (*counts.items(), ("total", sum(counts.values()))):
+        print(f"  {part:<12} {count:>13,}")
+
+
+def _spec(arguments: argparse.Namespace) -> None:
+    from selfalign.data.spec import RobotSpec
+
+    spec = RobotSpec.from_file(arguments.file)
+    if arguments.yaml:
+        print(spec.to_yaml(), end="")
+        return
+    print(f"robot    {spec.name}, {spec.rate_hz:g} Hz")
+    print(f"digest   {spec.digest}")
+    for camera in spec.cameras:
+        print(f"camera   {camera.name}: {camera.height} x {camera.width} pixels (rows x columns)")
+    _print_dimensions("state", spec.state)
+    _print_dimensions("action", spec.action)
+    if spec.default_instruction:
+        print(f"default instruction: {spec.default_instruction}")
+
+
+def _print_dimensions(what: str, dimensions: "Sequence[Dimension]") -> None:
+    print(f"{what}    {len(dimensions)} numbers")
+    for dimension in dimensions:
+        limits = f"{dimension.low:g} to {dimension.high:g}"
+        print(f"  {dimension.name:<20} {limits} {dimension.unit}".rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
