@@ -3,6 +3,14 @@
 An optional extra (`pip install "selfalign[sim]"`); importing it without MuJoCo raises
 `SimulationUnavailable`. Everything is seeded, and nothing here knows the model or the server.
 
+    with SimEnv(make_arm("panda"), task="lift", seed=1) as env:
+        observation, _ = env.reset(seed=7, options={"colour": "red"})
+        action = env.action_space.encode(scripted_expert(env))
+        observation, reward, terminated, truncated, info = env.step(action)
+
+World frame: base at the origin on the table top, x forward, y to the robot's left, z up; metres.
+The gripper always points down with its yaw held, except where a joint action turns it.
+
 What is where:
 
     robots.py         `make_arm`: arms by name

@@ -1,10 +1,12 @@
 """The tasks: what is asked for, how long it may take, and when it counts as done.
 
-    reach   tool tip within 3 cm of the point 3 cm above the centre of the named cube's top
-    push    the named cube has moved at least 5 cm forward (world +x) since the reset
-    lift    the named cube's centre is at least 6 cm above where it lies on the table
+    reach   50 steps   tool tip within 3 cm of the point 3 cm above the centre of the cube's top
+    push    80 steps   the cube has moved at least 5 cm forward (world +x) since the reset
+    lift    80 steps   the cube's centre is at least 6 cm above where it lay on the table
 
-Success is checked at the end of a control step and ends the episode.
+The cube is the one the instruction names. Success is checked at the end of a control step and ends
+the episode. Aimless play meets the criterion of reach in about 14 % of episodes, of push in 2 % and
+of lift in 1 % (Panda, 100 episodes each): a policy must be compared with that, not with zero.
 """
 
 from dataclasses import dataclass
