@@ -240,9 +240,14 @@ def _code_of(error: SelfAlignError) -> str:
 
 
 def main(link: Link, config: dict[str, Any]) -> None:
-    """Run the recorder until the server says `exit` or is gone; then drain the ring and seal."""
+    """Be the recorder process."""
     # The server's death arrives as the end of the pipe; there is still work to do then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    record(link, config)
+
+
+def record(link: Link, config: dict[str, Any]) -> None:
+    """Record until the server says `exit` or is gone; then drain the ring and seal."""
     memory = RingMemory(config["ring"])
     opened = link.receive()
     store = PlayStore(
