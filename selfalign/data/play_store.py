@@ -125,7 +125,7 @@ class PlayStore:
             block_steps: steps that are written at once; what a crash can lose.
             codec: how images are kept: `raw`, `zstd` or `jpeg` (lossy).
             fsync_blocks: flush every block to the device, so that not even a power cut loses a
-                step below the watermark. Costs some 10 ms of waiting a block.
+                step below the watermark. Costs 10 to 30 ms of waiting a block.
             resume: unfinished episodes that recovery leaves open for `resume_episode`.
             disk_free: how the free space is found out.
 
