@@ -77,6 +77,9 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_level="debug" if settings.log_level == "debug" else "warning",
         ws_max_size=settings.max_body_bytes,
         ws_per_message_deflate=False,
+        # A controller may be busy for a while, and asks over one connection for hours.
+        ws_ping_timeout=60.0,
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         server_header=False,
     )

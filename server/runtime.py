@@ -6,12 +6,14 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import SelfAlignError, SpecError
 from server.assembly import make_ingest, make_sessions
+from server.data_lock import DataLock
 from server.durable import write_atomically
 from server.engine import Engine, RobotPolicy
 from server.metrics import Metrics
@@ -50,23 +52,30 @@ class Runtime:
         self.started_s = time.monotonic()
         self._robot_policy = robot_policy
         self._adding = threading.Lock()
-        self.registry = Registry(
-            settings.data_dir / "w",
-            policy.base_w(),
-            policy.base_sha256,
-            keep_resident=settings.keep_resident,
-        )
-        self.registry.subscribe(self._count_swap)
-        self.engine = Engine(
-            self.registry,
-            self.metrics,
-            queue_depth=settings.queue_depth,
-            prepare_thread=_inference_thread(settings.torch_threads),
-        )
-        self.ingest = make_ingest(settings, self.metrics)
-        self.sessions = make_sessions(settings, policy, self.registry, self.engine, self.metrics)
-        for spec in self._stored_specs():
-            self._serve(spec)
+        policies = self._policies()
+        self._lock = DataLock(settings.data_dir)
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
+            self.registry = Registry(
+                settings.data_dir / "w",
+                policy.base_w(),
+                policy.base_sha256,
+                keep_resident=settings.keep_resident,
+            )
+            self.registry.subscribe(self._count_swap)
+            self.engine = Engine(
+                self.registry,
+                self.metrics,
+                queue_depth=settings.queue_depth,
+                prepare_thread=_inference_thread(settings.torch_threads),
+            )
+            for robot in policies:
+                self._serve(robot)
+            self.ingest = make_ingest(settings, self.metrics)
+            self.sessions = make_sessions(
+                settings, policy, self.registry, self.engine, self.metrics
+            )
+            undo.pop_all()
 
     @property
     def default_robot(self) -> str:
@@ -101,7 +110,7 @@ class Runtime:
                     f"robot {spec.name!r} is known with another spec (sha256 {known.digest[:12]}, "
                     f"yours {spec.digest[:12]}); W belongs to one spec, so give it a new name",
                 )
-            self._serve(spec)
+            self._serve(self._robot_policy(self.policy, spec))
             self._robots_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(self._robots_dir / f"{spec.name}.yaml", spec.to_yaml().encode())
             return True
@@ -121,32 +130,39 @@ class Runtime:
         await asyncio.to_thread(self.sessions.close)
         await asyncio.to_thread(self.ingest.close)
         await asyncio.to_thread(self.engine.close)
+        self._lock.release()
 
     @property
     def _robots_dir(self) -> Path:
         return self.settings.data_dir / "robots"
 
-    def _stored_specs(self) -> list[RobotSpec]:
-        specs = [RobotSpec.from_file(path) for path in self.settings.specs]
-        if not specs:
+    def _policies(self) -> list[RobotPolicy]:
+        """The policy for each robot: those of the settings, then those that introduced themselves.
+
+        Raises:
+            SpecError: the model cannot take a robot of the settings, or there is none.
+        """
+        given = [RobotSpec.from_file(path) for path in self.settings.specs]
+        if not given:
             raise SpecError("no robot spec; give one with --spec or SELFALIGN_SPECS")
-        names = {spec.name for spec in specs}
+        names = [spec.name for spec in given]
+        if len(set(names)) < len(names):
+            raise SpecError(f"two robot specs have one name: {', '.join(sorted(names))}")
+        policies = {spec.name: self._robot_policy(self.policy, spec) for spec in given}
         for path in sorted(self._robots_dir.glob("*.yaml")):
             try:
                 spec = RobotSpec.from_file(path)
+                policies.setdefault(spec.name, self._robot_policy(self.policy, spec))
             except SelfAlignError as error:
-                logger.warning("a registered robot is left out: %s", error)
-                continue
-            if spec.name not in names:
-                specs.append(spec)
-        return specs
+                logger.warning("a robot that introduced itself is left out: %s", error)
+        return list(policies.values())
 
-    def _serve(self, spec: RobotSpec) -> None:
-        robot_policy = self._robot_policy(self.policy, spec)
-        self.engine.add_robot(robot_policy)
-        bundle = self.registry.add_robot(spec.name)
-        self.robots = {**self.robots, spec.name: spec}
-        self.metrics.w_active.labels(spec.name).set(bundle.version)
+    def _serve(self, robot: RobotPolicy) -> None:
+        name = robot.spec.name
+        self.engine.add_robot(robot)
+        bundle = self.registry.add_robot(name)
+        self.robots = {**self.robots, name: robot.spec}
+        self.metrics.w_active.labels(name).set(bundle.version)
 
     def _count_swap(self, event: SwapEvent) -> None:
         self.metrics.w_active.labels(event.robot).set(event.version)

@@ -76,6 +76,8 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "default_robot": runtime.default_robot,
         "robots": [describe_robot(runtime, spec) for spec in runtime.robots.values()],
         "align_mode": runtime.settings.align_mode,
+        "recorder": runtime.ingest.healthy(),
+        "align_worker": runtime.sessions.healthy(),
         "max_body_bytes": runtime.settings.max_body_bytes,
         "uptime_s": round(time.monotonic() - runtime.started_s, 3),
     }

@@ -278,6 +278,8 @@ class InfoReply(Reply):
     default_robot: str
     robots: list[RobotReply]
     align_mode: str
+    recorder: dict[str, Any] = Field(default_factory=dict, description="State of the recorder")
+    align_worker: dict[str, Any] = Field(default_factory=dict, description="State of the worker")
     max_body_bytes: int
     uptime_s: float
 

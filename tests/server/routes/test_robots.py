@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from selfalign.errors import SpecError
 from tests.fakes.running import arm_spec, make_runtime, observation, post_act, read, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from starlette.testclient import TestClient
 
     from server.runtime import Runtime
@@ -81,6 +83,11 @@ def test_a_spoilt_file_of_a_registered_robot_does_not_stop_the_server(
     with serving(make_runtime(tmp_path)) as client:
         assert [robot["robot"] for robot in client.get("/robots").json()["robots"]] == ["arm"]
     assert "left out" in caplog.text
+
+
+def test_two_specs_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="two robot specs have one name: arm, arm"):
+        make_runtime(tmp_path, arm_spec(), arm_spec())
 
 
 def test_a_spec_given_at_the_start_wins_over_a_registered_one(tmp_path: Path) -> None:
