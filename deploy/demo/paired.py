@@ -78,22 +78,50 @@ class Comparison:
         n, k = self.improved + self.worsened, min(self.improved, self.worsened)
         return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
-    def gain_interval(self, *, seed: int = 0) -> tuple[float, float]:
-        """95 % bootstrap interval of the gain.
+    @property
+    def gain_interval(self) -> tuple[float, float]:
+        """95 % interval of the gain, as shares of 1.
 
-        What is drawn again are whole embodiments if there are at least five, else single episodes:
-        episodes of one embodiment share its camera and its W, so they say little about another.
+        From five embodiments on a bootstrap over whole embodiments: episodes of one share its
+        camera and its W, so they say little about another. Else Newcombe's interval for paired
+        proportions, which speaks of these embodiments only.
         """
-        groups: Sequence[Sequence[tuple[bool, bool]]] = self.pairs
-        if len(groups) < 5:
-            groups = [[pair] for pair in self.all_pairs]
-        totals = np.array([sum(after - before for before, after in group) for group in groups])
-        sizes = np.array([len(group) for group in groups])
-        rng = np.random.default_rng(seed)
-        drawn = rng.integers(len(groups), size=(_RESAMPLES, len(groups)))
+        return self._over_embodiments() if len(self.pairs) >= 5 else self._over_episodes()
+
+    def _over_embodiments(self) -> tuple[float, float]:
+        totals = np.array([sum(after - before for before, after in group) for group in self.pairs])
+        sizes = np.array([len(group) for group in self.pairs])
+        rng = np.random.default_rng(0)
+        drawn = rng.integers(len(sizes), size=(_RESAMPLES, len(sizes)))
         gains = totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
         low, high = np.percentile(gains, [2.5, 97.5])
         return float(low), float(high)
+
+    def _over_episodes(self) -> tuple[float, float]:
+        """Method 10 of Newcombe, Statistics in Medicine 17 (1998) 2635."""
+        before, after = self.before.value, self.after.value
+        (low_b, high_b), (low_a, high_a) = self.before.interval, self.after.interval
+        phi = self._correlation()
+        down, up = (after - low_a, high_b - before), (before - low_b, high_a - after)
+
+        def root(one: float, other: float) -> float:
+            return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+
+        gain = after - before
+        return gain - root(*down), gain + root(*up)
+
+    def _correlation(self) -> float:
+        """Phi of the table of pairs, corrected for continuity as method 10 asks."""
+        n = len(self.all_pairs)
+        both = sum(before and after for before, after in self.all_pairs)
+        neither = n - both - self.improved - self.worsened
+        a, b, c, d = both, self.improved, self.worsened, neither
+        margins = (a + b) * (c + d) * (a + c) * (b + d)
+        if margins == 0:
+            return 0.0
+        excess = a * d - b * c
+        corrected = excess if excess < 0 else max(excess - n / 2, 0.0)
+        return corrected / math.sqrt(margins)
 
 
 def compare(groups: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> Comparison:

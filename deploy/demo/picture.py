@@ -54,21 +54,22 @@ def chosen_episode(stories: Sequence[Story]) -> tuple[Story, int]:
 def _losses(axes: Any, stories: Sequence[Story]) -> None:
     for story in stories:
         is_first = story is stories[0]
-        for name, values in story.curve.losses.items():
+        for name in _LOSS_COLOURS:
+            values = story.curve.losses.get(name, [])
             axes.plot(
-                story.curve.steps[-len(values) :],
+                story.curve.steps[len(story.curve.steps) - len(values) :],
                 values,
-                color=_LOSS_COLOURS.get(name, _GREY),
+                color=_LOSS_COLOURS[name],
                 alpha=1.0 if is_first else 0.35,
                 linewidth=2.0 if is_first else 1.0,
-                label=name.replace("_", " ") if is_first else None,
+                label=name.replace("_", " ") if is_first and values else None,
             )
     axes.set_yscale("log")
     axes.set_xlabel("alignment step")
     axes.set_title(f"Alignment losses on play ({_robots(len(stories))})", fontsize=11, loc="left")
     axes.grid(alpha=0.25, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9, ncols=2)
 
 
@@ -96,7 +97,8 @@ def _films(figure: Any, story: Story, index: int) -> None:
     rollouts = {"base W": story.before[index], "aligned W": story.after[index]}
     columns = max(len(rollout.film) for rollout in rollouts.values())
     figure.suptitle(
-        f"Episode {index + 1} of {story.embodiment.name}: {story.embodiment.describe()}",
+        f'"{story.before[index].instruction}", episode {index + 1} of {story.embodiment.name}: '
+        f"{story.embodiment.describe()}",
         fontsize=11,
         x=0.01,
         ha="left",

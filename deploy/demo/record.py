@@ -44,7 +44,7 @@ def record(robot: SimulatedRobot, steps: int, *, seed: int) -> PlayFile:
 
 def plain_panda() -> Embodiment:
     """The simulated robot that the server's default spec describes."""
-    return Embodiment("sim_panda", make_arm("panda"), ToolDelta(), CameraPose())
+    return Embodiment("panda", make_arm("panda"), ToolDelta(), CameraPose())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

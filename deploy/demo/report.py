@@ -50,7 +50,7 @@ def one_line(story: Story) -> str:
     return (
         f"  success {before}/{len(story.before)} -> {after}/{len(story.after)} after "
         f"{story.play_s:.0f} s of play and {story.align_s:.1f} s of alignment "
-        f"(held-out loss {_held_out(story)})"
+        f"(held-out loss {_held_out(story)}){_rejection(story)}"
     )
 
 
@@ -59,8 +59,9 @@ def report(outcome: Outcome) -> str:
     comparison, last = outcome.comparison, outcome.stories[-1]
     rates = {"base W": comparison.before, "aligned W": comparison.after}
     rows = [[name, f"{rate.successes}/{rate.episodes}", str(rate)] for name, rate in rates.items()]
-    low, high = comparison.gain_interval()
+    low, high = comparison.gain_interval
     gain = comparison.after.value - comparison.before.value
+    rejected = sum(story.session.state == "rejected" for story in outcome.stories)
     each = "" if len(outcome.stories) == 1 else " for each robot"
     return "\n".join(
         [
@@ -76,6 +77,7 @@ def report(outcome: Outcome) -> str:
             "request to the swap",
             f"snapshot   version {last.snapshot.version}, {size(last.snapshot.nbytes)}, sha256 "
             f"{last.snapshot.sha256[:12]}",
+            *([f"rejected   {rejected} of {len(outcome.stories)} robots"] if rejected else []),
             f"all in     {duration(outcome.seconds)}",
         ]
     )
@@ -84,7 +86,7 @@ def report(outcome: Outcome) -> str:
 def figures(outcome: Outcome) -> dict[str, Any]:
     """The last line: what a script wants to know. Success as shares of 1."""
     comparison, last = outcome.comparison, outcome.stories[-1]
-    low, high = comparison.gain_interval()
+    low, high = comparison.gain_interval
     return {
         "success_before": round(comparison.before.value, 4),
         "success_after": round(comparison.after.value, 4),
@@ -96,6 +98,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "gain_interval": [round(low, 4), round(high, 4)],
         "improved": comparison.improved,
         "worsened": comparison.worsened,
+        "rejected": sum(story.session.state == "rejected" for story in outcome.stories),
         "scenario": outcome.scenario,
         "embodiments": len(outcome.stories),
         "seed": outcome.seed,
@@ -109,6 +112,12 @@ def successes(stories: Sequence[Story]) -> list[tuple[list[bool], list[bool]]]:
         ([item.is_success for item in story.before], [item.is_success for item in story.after])
         for story in stories
     ]
+
+
+def _rejection(story: Story) -> str:
+    if story.session.state != "rejected":
+        return ""
+    return f"\n  {story.session.error}; the base W goes on to serve"
 
 
 def _held_out(story: Story) -> str:

@@ -27,6 +27,7 @@ class Rollout:
     """One episode."""
 
     start: int
+    instruction: str
     is_success: bool
     steps: int
     film: NDArray[np.uint8]
@@ -93,7 +94,13 @@ def run_episode(
             robot.apply(action)
             frames.append(robot.image)
             if robot.is_over:
-                return Rollout(start, robot.is_success, len(frames) - 1, film(frames))
+                return Rollout(
+                    start=start,
+                    instruction=robot.observe()["instruction"],
+                    is_success=robot.is_success,
+                    steps=len(frames) - 1,
+                    film=film(frames),
+                )
 
 
 def film(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -16,10 +16,15 @@ from tests.fakes.server_replies import SNAPSHOT, session
 def rollout(*, is_success: bool, steps: int = 50, frames: int = 8) -> Rollout:
     rng = np.random.default_rng(steps)
     film = rng.integers(0, 255, (frames, 96, 96, 3), dtype=np.uint8)
-    return Rollout(start=1, is_success=is_success, steps=steps, film=film)
+    return Rollout(
+        start=1, instruction="touch the red cube", is_success=is_success, steps=steps, film=film
+    )
 
 
-def story(before: Sequence[bool], after: Sequence[bool], *, index: int = 0) -> Story:
+def story(
+    before: Sequence[bool], after: Sequence[bool], *, index: int = 0, state: str = "succeeded"
+) -> Story:
+    error = "too large" if state == "rejected" else None
     curve = Curve()
     for step in range(1, 51):
         losses = {"inverse_dynamics": 1.0, "dynamics": 0.5, "perception": 0.2, "total": 1.7}
@@ -31,7 +36,7 @@ def story(before: Sequence[bool], after: Sequence[bool], *, index: int = 0) -> S
         after=[rollout(is_success=item, steps=20, frames=6) for item in after],
         play_s=13.0,
         align_s=2.5,
-        session=AlignSession.model_validate(session()),
+        session=AlignSession.model_validate(session(state, error=error)),
         snapshot=SnapshotInfo.model_validate(SNAPSHOT),
         curve=curve,
     )

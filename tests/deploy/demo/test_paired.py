@@ -37,11 +37,27 @@ def test_no_change_at_all_is_no_evidence() -> None:
     assert compare([([True, False], [True, False])]).p_value == 1.0
 
 
-def test_the_gain_interval_holds_the_gain_and_is_repeatable() -> None:
-    found = compare([([False] * 20, [True] * 15 + [False] * 5)])
-    low, high = found.gain_interval()
-    assert low < 0.75 < high
-    assert (low, high) == found.gain_interval()
+def test_the_gain_interval_is_newcombes() -> None:
+    # Worked out by hand: no correlation, so the square root of summed squares of Wilson's parts.
+    all_better = compare([([False] * 6, [True] * 6)])
+    part = 3.841459 / (6 + 3.841459)
+    assert all_better.gain_interval == pytest.approx((1 - part * 2**0.5, 1.0), abs=1e-5)
+    # Pairs that agree narrow it: phi = (20 * 20 - 0 - 25) / 600 of 40 + 10 pairs.
+    groups = [([True] * 20 + [False] * 30, [True] * 30 + [False] * 20)]
+    before, after = compare(groups).before.interval, compare(groups).after.interval
+    phi = (20 * 20 - 25) / 600
+    down, up = (0.6 - after[0], before[1] - 0.4), (0.4 - before[0], after[1] - 0.6)
+    expected = [
+        0.2 + sign * (x**2 - 2 * phi * x * y + y**2) ** 0.5
+        for sign, (x, y) in ((-1, down), (1, up))
+    ]
+    assert compare(groups).gain_interval == pytest.approx(expected)
+
+
+def test_no_success_at_all_is_not_certainty() -> None:
+    low, high = compare([([False] * 4, [False] * 4)]).gain_interval
+    assert low < -0.4
+    assert high > 0.4
 
 
 def test_episodes_of_one_robot_are_not_taken_for_independent_ones() -> None:
@@ -49,8 +65,9 @@ def test_episodes_of_one_robot_are_not_taken_for_independent_ones() -> None:
     gains, none = ([False] * 10, [True] * 10), ([False] * 10, [False] * 10)
     by_robot = compare([gains, none] * 4)
     by_episode = Comparison((tuple(by_robot.all_pairs),))
-    width = [high - low for low, high in (by_robot.gain_interval(), by_episode.gain_interval())]
+    width = [high - low for low, high in (by_robot.gain_interval, by_episode.gain_interval)]
     assert width[0] > 2 * width[1]
+    assert by_robot.gain_interval == by_robot.gain_interval, "repeatable"
 
 
 def test_lists_of_different_length_are_refused() -> None:

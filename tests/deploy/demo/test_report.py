@@ -53,3 +53,11 @@ def test_one_robot_in_one_line() -> None:
     assert one_line(story([False], [True])) == (
         "  success 0/1 -> 1/1 after 13 s of play and 2.5 s of alignment (held-out loss 2 -> 0.5)"
     )
+
+
+def test_a_rejected_w_is_said() -> None:
+    stories = (story([False], [True]), story([False], [False], index=1, state="rejected"))
+    found = outcome(stories=stories)
+    assert figures(found)["rejected"] == 1
+    assert "rejected   1 of 2 robots" in report(found)
+    assert "too large; the base W goes on to serve" in one_line(stories[1])
