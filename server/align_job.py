@@ -317,9 +317,10 @@ def _check_finite(state: AlignState) -> None:
 def _read_active(job: AlignJob, policy: Policy, base: FastWeights) -> FastWeights:
     if job.active_path is None:
         return base
-    return read_snapshot(
+    snapshot = read_snapshot(
         job.active_path, like=base, base_sha256=policy.base_sha256, max_norm=None
-    ).w
+    )
+    return snapshot.w.map(lambda tensor: tensor.to(base.W1.device))
 
 
 def _thinned(rows: NDArray[np.int64], keep: float) -> NDArray[np.int64]:

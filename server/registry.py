@@ -331,7 +331,9 @@ class Registry:
         )
 
     def _bundle(self, robot: str, record: VersionRecord, w: FastWeights) -> Bundle:
-        return Bundle(robot, record.version, record.sha256, self.base_sha256, w)
+        device = self._base_w.W1.device
+        ready = w.map(lambda tensor: tensor.to(device))
+        return Bundle(robot, record.version, record.sha256, self.base_sha256, ready)
 
     def _encode_base(self, robot: str) -> bytes:
         meta = SnapshotMeta(

@@ -1,8 +1,11 @@
 """Play on its way in, with the real recorder process; and without one, where it must be dead."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +140,44 @@ async def test_killing_the_recorder_loses_nothing_and_closing_seals(tmp_path: Pa
     check(ingest, episode, 55)
     assert PlayStore.reader(tmp_path / "play").episodes()[0].sealed
     assert not psutil.pid_exists(child)
+
+
+SERVER = """
+import asyncio, sys, time
+from pathlib import Path
+from server.ingest import Ingest, IngestConfig
+from tests.fakes.play_steps import small_spec, step
+
+async def main():
+    root = Path(sys.argv[1])
+    ingest = Ingest(IngestConfig(root=root, quota_bytes=1 << 30, min_free_bytes=0))
+    ingest.start()
+    episode = await ingest.begin(small_spec())
+    for index in range(21):
+        await ingest.add(episode, step(index, episode.spec))
+    print(episode.id, ingest.healthy()["pid"], flush=True)
+    time.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_killing_the_server_loses_nothing_that_was_received(tmp_path: Path) -> None:
+    """The recorder outlives it for as long as it takes to write what is in the ring."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    episode, recorder = server.stdout.readline().split()
+    server.kill()
+    server.wait(TIMEOUT_S)
+    server.stdout.close()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(recorder)).wait(TIMEOUT_S)
+    reader = PlayStore.reader(tmp_path).open(episode)
+    assert reader.sealed
+    assert reader.length == 21
+    assert_is_steps(reader.read(0, 21), 0, 21, SPEC)
 
 
 # With a recorder that the test plays.
