@@ -14,7 +14,7 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("selfalign", "server", "client", "deploy")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LONGEST_FILE_LINES = {**dict.fromkeys(PACKAGES, 400), "tests": 700}
+LONGEST_FILE_LINES = {**dict.fromkeys(PACKAGES, 400), "tests": 800}
 ASSETS_LIMIT_BYTES = 25_000_000
 
 
