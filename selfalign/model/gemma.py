@@ -7,7 +7,7 @@ Shape key: B batch, T tokens of this stack, P prefix tokens, K = P + T, D width,
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -225,17 +225,20 @@ class GemmaStack(nn.Module):
         """Only the keys and values of every layer: skips what nothing reads in the last layer."""
         rotary = self.rotary_emb(x_BTD, positions_BT)
         out: list[KeyValue] = []
-        for layer in self.layers[:-1]:
+        *layers, last = self._blocks()
+        for layer in layers:
             x_BTD, own = layer(x_BTD, rotary, mask_BTK)
             out.append(own)
-        last = self.layers[-1]
-        out.append(last.key_value(last.input_layernorm(x_BTD), rotary))
+        out.append(last.key_value(last.norm(last.input_layernorm, x_BTD, None)[0], rotary))
         return out
 
     def use_eager_attention(self, enabled: bool) -> None:  # noqa: FBT001
         """Choose between `eager_attention` (training on a CPU) and `fused_attention`."""
-        for layer in self.layers:
+        for layer in self._blocks():
             layer.eager = enabled
+
+    def _blocks(self) -> list[GemmaLayer]:
+        return cast("list[GemmaLayer]", list(self.layers))
 
     def _fast(self, index: int, w: FastWeights | None) -> KeyValue | None:
         row = self.ttt_rows.get(index)

@@ -21,6 +21,8 @@ class FeatureReadout(nn.Module):
     part of the frozen model: trained in stage 1 for the small model, random for a loaded one.
     """
 
+    spread: Tensor
+
     def __init__(self, tokens: int, token_width: int, feature_dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(tokens * token_width, feature_dim)

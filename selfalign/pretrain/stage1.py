@@ -169,14 +169,15 @@ def compiled(policy: Policy, *, enabled: bool) -> Iterator[None]:
     """Run the trained stacks compiled. Only for the fixed shapes of training: others recompile."""
     stacks = (policy.action, policy.alignment.expert) if enabled else ()
     for stack in stacks:
-        if not hasattr(stack, "compiled_forward"):
-            stack.compiled_forward = torch.compile(stack.forward, dynamic=False)
-        stack.forward = stack.compiled_forward
+        own = vars(stack)
+        if "compiled_forward" not in own:
+            own["compiled_forward"] = torch.compile(stack.forward, dynamic=False)
+        own["forward"] = own["compiled_forward"]
     try:
         yield
     finally:
         for stack in stacks:
-            del stack.forward
+            del vars(stack)["forward"]
 
 
 def action_loss(

@@ -17,7 +17,7 @@ from selfalign.model.weights import FastWeights
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig
 from selfalign.pretrain.prefix import load_frames
-from selfalign.pretrain.stage1 import Stage1Data, action_loss, outer_and_inner
+from selfalign.pretrain.stage1 import Stage1Data, action_loss, compiled, outer_and_inner
 from selfalign.pretrain.trainer import InnerLoop, open_data, pretrain
 from tests.fakes.models import random_w
 
@@ -297,3 +297,16 @@ def test_slot_gradient_needs_a_backward_pass(data: Stage1Data, config: PretrainC
     )
     with pytest.raises(AssertionError, match="before backward"):
         outcome.slot_gradient()
+
+
+def test_compiled_stacks_are_so_only_within_the_block(config: PretrainConfig) -> None:
+    policy = make_policy(config)
+    with compiled(policy, enabled=True):
+        first = policy.action.forward
+        assert "forward" in vars(policy.alignment.expert)
+    assert "forward" not in vars(policy.action)
+    assert "forward" not in vars(policy.alignment.expert)
+    with compiled(policy, enabled=True):
+        assert policy.action.forward is first, "compiled twice"
+    with compiled(policy, enabled=False):
+        assert "forward" not in vars(policy.action)
