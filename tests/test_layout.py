@@ -13,7 +13,8 @@ from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("selfalign", "server", "client", "deploy")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 LONGEST_FILE_LINES = {**dict.fromkeys(PACKAGES, 400), "tests": 800}
 ASSETS_LIMIT_BYTES = 25_000_000
 
@@ -126,6 +127,20 @@ def test_files_stay_short(folder: str, limit: int) -> None:
 def test_shipped_assets_stay_small() -> None:
     assets = [p for p in TRACKED if p.suffix not in {".py", ".md"} and "docs" not in p.parts]
     assert sum(path.stat().st_size for path in assets) < ASSETS_LIMIT_BYTES
+
+
+def test_every_data_file_is_part_of_the_package() -> None:
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    packaged = {
+        path
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    files = [
+        p for p in TRACKED if p.relative_to(ROOT).parts[0] in {"selfalign", "server", "client"}
+    ]
+    assert names([p for p in files if p.suffix != ".py" and p not in packaged]) == []
 
 
 def test_no_machine_path_and_no_registry_address() -> None:
