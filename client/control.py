@@ -43,7 +43,12 @@ class Policy(Protocol):
     """What answers with chunks; `RobotClient` is one."""
 
     def act(
-        self, observation: Observation, *, observed_at_s: float, observation_seq: int
+        self,
+        observation: Observation,
+        *,
+        observed_at_s: float,
+        observation_seq: int,
+        previous_action: NDArray[np.float32] | None,
     ) -> ActionChunk:
         """Ask for a chunk. Called from the loop's own background thread, one call at a time."""
 
@@ -74,6 +79,7 @@ class ControlLoop:
         self._pending: Future[ActionChunk] | None = None
         self._ask_again_at_s = -np.inf
         self._sequence = 0
+        self._previous_action: NDArray[np.float32] | None = None
         self._tally = Tally()
 
     def __enter__(self) -> Self:
@@ -95,6 +101,7 @@ class ControlLoop:
     def reset(self) -> None:
         """Forget all planned steps and any reply in flight, as at the start of an episode."""
         self._queue.clear()
+        self._previous_action = None
         self._ask_again_at_s = -np.inf
 
     def run(
@@ -136,6 +143,7 @@ class ControlLoop:
         else:
             self._tally.applied += 1
             self._robot.apply(action)
+            self._previous_action = action
 
     def _should_ask(self) -> bool:
         if self._pending is not None or self._clock.now_s() < self._ask_again_at_s:
@@ -154,6 +162,7 @@ class ControlLoop:
             observation,
             observed_at_s=observed_at_s,
             observation_seq=self._sequence,
+            previous_action=self._previous_action,
         )
 
     def _collect(self) -> None:

@@ -110,7 +110,7 @@ def _what_next(session: AlignSession) -> str:
         return " is kept, but does not serve"
     if session.promotion == "auto":
         return " is active"
-    return f" waits: selfalign-client w activate {session.candidate} --robot {session.robot}"
+    return f" is ready: selfalign-client w activate {session.candidate} --robot {session.robot}"
 
 
 def _follow(operator: OperatorClient, session: AlignSession) -> int:

@@ -19,7 +19,7 @@ from client.play_file import PlayFile
 from client.robot_client import RobotClient
 from client.tables import duration, size, table
 from server.wire.codec import dump_json
-from server.wire.messages import RobotReply
+from server.wire.messages import EpisodeList, RobotReply
 
 
 def status(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
@@ -43,11 +43,7 @@ def status(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     running = [session for session in found.sessions if not session.is_final]
     for session in running:
         print(f"\naligning {session.robot}: {session.id} {session.state}, step {session.step}")
-    steps = sum(episode.length for episode in found.play.episodes)
-    print(
-        f"\nplay: {len(found.play.episodes)} episodes, {steps} steps; "
-        f"{size(found.play.free_bytes)} free of {size(found.play.quota_bytes)}"
-    )
+    print(f"\n{_play_line(found.play)}")
     return 0
 
 
@@ -104,6 +100,15 @@ def _plain(found: ServerStatus) -> dict[str, Any]:
         "sessions": [item.model_dump(mode="json") for item in found.sessions],
         "play": found.play.model_dump(mode="json"),
     }
+
+
+def _play_line(play: EpisodeList) -> str:
+    steps = sum(episode.length for episode in play.episodes)
+    used = sum(episode.bytes for episode in play.episodes)
+    return (
+        f"play: {len(play.episodes)} episodes, {steps} steps, {size(used)} of at most "
+        f"{size(play.quota_bytes)}; {size(play.free_bytes)} free on the disk"
+    )
 
 
 def _robot_table(robots: list[RobotReply]) -> str:

@@ -24,7 +24,7 @@ def list_versions(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
             item.play_steps,
             item.metrics.get("alignment/total"),
             size(item.nbytes),
-            item.created_at[:19],
+            item.created_at[:19] if item.version else None,
             item.sha256[:12],
             item.note,
         ]

@@ -42,9 +42,18 @@ class FakePolicy:
         self.version = 0
         self.error: Exception | None = None
         self.sequences: list[int] = []
+        self.previous: list[np.ndarray | None] = []
 
-    def act(self, observation: Any, *, observed_at_s: float, observation_seq: int) -> ActionChunk:
+    def act(
+        self,
+        observation: Any,
+        *,
+        observed_at_s: float,
+        observation_seq: int,
+        previous_action: np.ndarray | None,
+    ) -> ActionChunk:
         self.sequences.append(observation_seq)
+        self.previous.append(previous_action)
         if self.error is not None:
             raise self.error
         actions = np.arange(self.steps, dtype=np.float32)[:, None]
@@ -181,6 +190,16 @@ def test_every_request_carries_the_next_sequence_number() -> None:
     rig = Rig()
     rig.ticks(20)
     assert rig.policy.sequences == list(range(1, len(rig.policy.sequences) + 1))
+
+
+def test_a_request_carries_the_last_action_for_the_servers_limit_on_steps() -> None:
+    rig = Rig()
+    rig.ticks(3)
+    assert rig.policy.previous[0] is None
+    assert rig.policy.previous[-1] == rig.robot.log[1]
+    rig.loop.reset()
+    rig.ticks(1)
+    assert rig.policy.previous[-1] is None
 
 
 def test_reset_forgets_the_plan_and_the_reply_in_flight() -> None:
