@@ -324,6 +324,12 @@ def test_metadata_that_are_no_json_are_not_written():
         encode_snapshot(W, dataclasses.replace(META, metrics={"a": object()}))
 
 
+def test_metadata_too_large_to_be_read_again_are_not_written():
+    metrics = {"x" * 10_000 + str(i): 0.0 for i in range(200)}
+    with pytest.raises(SnapshotBadMetadata, match="at most"):
+        encode_snapshot(W, dataclasses.replace(META, metrics=metrics))
+
+
 def test_w_that_is_not_float32_is_not_written():
     with pytest.raises(SnapshotWrongDtype, match="float64"):
         encode_snapshot(W.map(lambda x: x.double()), META)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from selfalign.data.episode_layout import chunk_file
 from selfalign.data.play_store import BadPlayStep, DamagedEpisode, PlayStore, UnknownEpisode
@@ -16,6 +17,15 @@ from tests.selfalign.data import crash_writer
 
 ROOT = Path(__file__).parents[3]
 SPEC = small_spec()
+
+
+@dataclasses.dataclass
+class Killed:
+    """Writers that died: below root by number, with the steps each was told are durable."""
+
+    root: Path
+    durable: dict[int, int]
+    numbers: range
 
 
 def open_store(root, *, resume=()) -> PlayStore:
@@ -57,19 +67,25 @@ def left_staged(root, *, steps=8, spec=SPEC) -> Path:
 
 
 # Files are opened and renamed in turn, so every third instant is as often of one kind as the other.
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_writer_killed_at_any_instant_loses_no_durable_step(tmp_path, every):
-    durable, instants = run_crashing("points", tmp_path, every)
+@pytest.fixture(scope="module", params=[3, pytest.param(1, marks=pytest.mark.slow)])
+def killed(request, tmp_path_factory) -> Killed:
+    """Writers killed at every so many of the instants at which one can die."""
+    root = tmp_path_factory.mktemp("killed")
+    durable, instants = run_crashing("points", root, request.param)
+    return Killed(root, durable, range(1, instants + 1, request.param))
+
+
+def test_writer_killed_at_any_instant_loses_no_durable_step(tmp_path, killed):
     # Creation, two blocks of four arrays and sealing. Fewer would mean that changes of the file
     # system go unseen here, and the test is weaker than it looks.
-    assert instants > 50
+    assert killed.numbers.stop > 50
     told, together = {}, tmp_path / "together"
     open_store(together).close()
-    for number in range(1, instants + 1, every):
+    for number in killed.numbers:
         for folder in ("staging", "episodes"):
-            for path in (tmp_path / str(number)).glob(f"{folder}/*"):
-                told[path.stem] = durable.get(number, 0)
-                path.rename(together / folder / path.name)
+            for path in (killed.root / str(number)).glob(f"{folder}/*"):
+                told[path.stem] = killed.durable.get(number, 0)
+                shutil.copytree(path, together / folder / path.name)
     # The watermark holds without recovery, too: a reader beside a dead writer sees no gap.
     reader = PlayStore.reader(together)
     for info in reader.episodes():
@@ -202,6 +218,21 @@ def test_episode_without_its_record_is_quarantined_not_deleted(tmp_path, text):
     with open_store(tmp_path) as store:
         assert store.recovery.quarantined == (path.stem,)
         assert chunk_file(tmp_path / "quarantine" / path.name, "state", 1).exists()
+
+
+def test_episode_under_a_wrong_name_is_quarantined(tmp_path):
+    path = left_staged(tmp_path)
+    path.rename(path.with_name("20200101T000000000-moved.zarr"))
+    with open_store(tmp_path) as store:
+        assert store.recovery.quarantined == ("20200101T000000000-moved",)
+
+
+def test_times_that_do_not_rise_end_the_whole_steps(tmp_path):
+    path = left_staged(tmp_path)
+    times = zarr.open_array(path / "t_ns", mode="r+")
+    times[6] = times[5]
+    with open_store(tmp_path) as store:
+        assert store.episodes()[0].length == 4
 
 
 def test_sealed_episode_without_its_record_is_quarantined(tmp_path):
@@ -341,21 +372,22 @@ def test_what_is_not_resumed_after_all_waits_for_the_next_start(tmp_path):
         assert store.recovery.sealed == (path.stem,)
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_episode_can_be_resumed_after_a_crash_at_any_instant(tmp_path, every):
-    durable, instants = run_crashing("points", tmp_path, every)
-    resumed = 0
-    for number in range(1, instants, every):
-        root = tmp_path / str(number)
-        staged = [path.stem for path in root.glob("staging/*")]
-        with open_store(root, resume=staged) as store:
-            for episode in store.recovery.resumable:
-                writer = store.resume_episode(episode)
-                assert writer.durable >= durable.get(number, 0)
-                for i in range(writer.durable, 7):
-                    writer.append(step(i, crash_writer.SPEC))
-                writer.seal()
-                assert_is_steps(store.open(episode).read(0, 7), 0, 7, crash_writer.SPEC)
-                resumed += 1
-    # All but those that died before the record was there or after the record was sealed.
-    assert resumed > instants / every / 3
+def test_episode_can_be_resumed_after_a_crash_at_any_instant(tmp_path, killed):
+    staged = {
+        path.stem: (path, number)
+        for number in killed.numbers
+        for path in (killed.root / str(number)).glob("staging/*")
+    }
+    (tmp_path / "staging").mkdir()
+    for path, _ in staged.values():
+        shutil.copytree(path, tmp_path / "staging" / path.name)
+    with open_store(tmp_path, resume=staged) as store:
+        for episode in store.recovery.resumable:
+            writer = store.resume_episode(episode)
+            assert writer.durable >= killed.durable.get(staged[episode][1], 0)
+            for i in range(writer.durable, 7):
+                writer.append(step(i, crash_writer.SPEC))
+            writer.seal()
+            assert_is_steps(store.open(episode).read(0, 7), 0, 7, crash_writer.SPEC)
+        # All but those that died before the record was there or after it was sealed.
+        assert len(store.recovery.resumable) > len(killed.numbers) / 3

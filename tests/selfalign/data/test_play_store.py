@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import resource
+import shutil
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +18,7 @@ from selfalign.data.play_store import (
     DamagedEpisode,
     EpisodeClosed,
     EpisodeRangeError,
+    EpisodeReader,
     PinnedEpisode,
     PlayStore,
     StoreFull,
@@ -177,6 +181,23 @@ def test_reader_of_a_deleted_episode_says_so(store):
         reader.read(0, 4)
     with pytest.raises(UnknownEpisode):
         _ = reader.length
+
+
+def test_reader_tries_again_where_the_episode_moved_meanwhile(store):
+    info = record(store, 4)
+    gone = store.root / "staging" / f"{info.id}.zarr"
+    answers = iter([gone, gone, store.open(info.id).path, gone])
+
+    def locate(_id):
+        return next(answers)
+
+    reader = EpisodeReader(info.id, locate)
+    answers = iter([gone, store.open(info.id).path])
+    assert_is_steps(reader.read(0, 4), 0, 4, SPEC)
+    for call in (lambda: reader.read(0, 4), lambda: reader.length):
+        answers = iter([gone] * 3)
+        with pytest.raises(DamagedEpisode, match="moved 3 times"):
+            call()
 
 
 def test_meta_is_kept(store):
@@ -488,8 +509,6 @@ def test_seal_that_fails_half_way_can_be_repeated(store):
 
 
 def test_folder_that_vanished_is_a_write_error_not_a_full_disk(store):
-    import shutil
-
     writer = store.start_episode(SPEC)
     writer.append(step(0, SPEC))
     shutil.rmtree(store.root / "staging")
@@ -504,8 +523,6 @@ def test_folder_that_vanished_is_a_write_error_not_a_full_disk(store):
 
 
 def test_second_writer_is_refused_and_told_who_writes(tmp_path):
-    import os
-
     with open_store(tmp_path), pytest.raises(StoreLocked, match=f"pid {os.getpid()}"):
         open_store(tmp_path)
     open_store(tmp_path).close()
@@ -564,6 +581,24 @@ def test_closing_seals_what_is_open(tmp_path):
     listed = PlayStore.reader(tmp_path).episodes()
     assert [(info.id, info.length, info.sealed) for info in listed] == [(writer.id, 5, True)]
     assert empty.id not in {info.id for info in listed}
+
+
+def test_what_cannot_be_sealed_at_closing_waits_for_recovery(tmp_path):
+    store = open_store(tmp_path)
+    writer = store.start_episode(SPEC)
+    for i in range(4):
+        writer.append(step(i, SPEC))
+    with files_of_at_most(10):
+        store.close()
+    with open_store(tmp_path) as store:
+        assert store.recovery.sealed == (writer.id,)
+        assert_is_steps(store.open(writer.id).read(0, 4), 0, 4, SPEC)
+
+
+def test_jpeg_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    with pytest.raises(StoreError, match="extra `jpeg`"):
+        open_store(tmp_path, codec="jpeg")
 
 
 def test_closed_store_starts_nothing(tmp_path):
