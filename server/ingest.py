@@ -43,6 +43,7 @@ class IngestConfig:
     quota_bytes: int
     min_free_bytes: int
     ring_bytes: int = 64 * 2**20
+    block_steps: int = 32
     flush_s: float = 2.0
     idle_s: float = 30.0
     patience_s: float = 10.0
@@ -282,6 +283,7 @@ class Ingest:
                 "root": str(config.root),
                 "quota_bytes": config.quota_bytes,
                 "min_free_bytes": config.min_free_bytes,
+                "block_steps": config.block_steps,
                 "flush_s": config.flush_s,
                 "idle_s": config.idle_s,
             },

@@ -254,6 +254,7 @@ def record(link: Link, config: dict[str, Any]) -> None:
         Path(config["root"]),
         quota_bytes=config["quota_bytes"],
         min_free_bytes=config["min_free_bytes"],
+        block_steps=config["block_steps"],
         resume=frozenset(opened["episodes"]),
     )
     recorder = Recorder(
