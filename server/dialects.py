@@ -39,6 +39,7 @@ _THIRD = (
     "exterior_image_2_left",
 )  # fmt: skip
 _ALIASES = (_MAIN, _WRIST, _THIRD)
+_DROID_STATE = ("joint_position", "gripper_position")
 _STATES = ("state", "proprio")
 _INSTRUCTIONS = ("instruction", "prompt", "language_instruction", "task_description")
 
@@ -110,11 +111,8 @@ def _images(flat: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
 
 
 def _state(flat: Mapping[str, Any], spec: RobotSpec) -> NDArray[np.float32]:
-    if "joint_position" in flat and "gripper_position" in flat:
-        parts = [
-            np.atleast_1d(np.asarray(flat[key])) for key in ("joint_position", "gripper_position")
-        ]
-        return _vector(np.concatenate(parts))
+    if all(flat.get(key) is not None for key in _DROID_STATE):
+        return np.concatenate([_vector(_as_row(flat[key])) for key in _DROID_STATE])
     for key in _STATES:
         if flat.get(key) is not None:
             return _vector(flat[key])
@@ -123,6 +121,12 @@ def _state(flat: Mapping[str, Any], spec: RobotSpec) -> NDArray[np.float32]:
         f"no state; robot {spec.name!r} needs {len(spec.state)} numbers as `state` "
         "(or observation/state, proprio, or joint_position and gripper_position)",
     )
+
+
+def _as_row(value: Any) -> Any:
+    """DROID's gripper position is one number."""
+    is_scalar = isinstance(value, int | float) or (isinstance(value, np.ndarray) and not value.ndim)
+    return [float(value)] if is_scalar else value
 
 
 def _vector(value: Any) -> NDArray[np.float32]:

@@ -138,6 +138,26 @@ def test_a_missing_state_is_named() -> None:
         to_native({"image": FRONT, "wrist_image": WRIST}, SPEC)
 
 
+@pytest.mark.parametrize("joints", [np.zeros((2, 2)), "abc", None, [True], np.array(["a"])])
+def test_a_droid_state_of_no_numbers_is_refused(joints: object) -> None:
+    body = {"image": FRONT, "wrist_image": WRIST, "joint_position": joints, "gripper_position": 0.5}
+
+    with pytest.raises(WireError, match="state") as refused:
+        to_native(body, SPEC)
+
+    assert refused.value.code == "bad-observation"
+
+
+def test_a_droid_gripper_may_be_one_number() -> None:
+    for gripper in (0.5, [0.5], np.float64(0.5), np.array(0.5), np.array([0.5])):
+        body = {"image": FRONT, "wrist_image": WRIST, "joint_position": [1, 2]}
+        assert to_native({**body, "gripper_position": gripper}, SPEC)["state"].tolist() == [
+            1,
+            2,
+            0.5,
+        ]
+
+
 def test_a_state_of_text_is_refused() -> None:
     with pytest.raises(WireError, match="state: expected one list of numbers"):
         to_native({"image": FRONT, "wrist_image": WRIST, "state": "abc"}, SPEC)
