@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from selfalign.errors import SelfAlignError
 from server.listen import DrainServer, StartError, bind, uvicorn_config
 from server.settings import Settings
+from server.version import package_version
 
 if TYPE_CHECKING:
     import socket
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"selfalign server {package_version()}")
     add("--host", help="address to listen on (default 127.0.0.1)")
     add("--port", help="port to listen on, 0 for a free one (default 8000)")
     add(

@@ -11,8 +11,8 @@ from server import problems
 from server.drain import Drain
 from server.origin import SameOrigin
 from server.routes import act, align, health, info, openpi, play, robots, w
-from server.routes.info import package_version
 from server.runtime import Runtime, load_runtime
+from server.version import package_version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -14,6 +13,7 @@ from server.body import reply
 from server.pages import docs_page, home_page
 from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body
+from server.version import package_version
 from server.wire.messages import InfoReply
 from server.wire.problems import PROBLEMS
 
@@ -93,11 +93,3 @@ def describe_robot(runtime: Runtime, spec: RobotSpec) -> dict[str, Any]:
         "w_sha256": bundle.sha256,
         "spec": spec.model_dump(mode="json"),
     }
-
-
-def package_version() -> str:
-    """The version of the installed package, `0+source` where it runs from a bare checkout."""
-    try:
-        return version("selfalign-server")
-    except PackageNotFoundError:
-        return "0+source"

@@ -11,6 +11,7 @@ import pytest
 from selfalign.model.checkpoint import save_policy
 from server.__main__ import greeting, main, read_settings
 from server.listen import StartError, bind
+from server.version import package_version
 from tests.fakes.running import arm_spec, dummy_policy, make_runtime
 
 if TYPE_CHECKING:
@@ -104,6 +105,13 @@ def test_help_names_every_option_and_some_examples(capsys: pytest.CaptureFixture
     assert left.value.code == 0
     for words in ("--port", "--model", "--spec", "--data-dir", "SELFALIGN_PORT", "examples:"):
         assert words in text
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+
+    assert capsys.readouterr().out == f"selfalign server {package_version()}\n"
 
 
 def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
