@@ -6,6 +6,7 @@ it has to say goes through `tell`; between two pieces of work it calls `turn`.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from selfalign.data.play_reader import PlayReader
     from selfalign.model.policy import Policy
     from selfalign.model.weights import FastWeights
+
+logger = logging.getLogger(__name__)
 
 # Fewer cannot be split into play to learn from and play to judge by.
 MIN_TRANSITIONS = 32
@@ -259,6 +262,18 @@ def gates_message(report: GateReport) -> dict[str, Any]:
 def finite(value: float) -> float | None:
     """Return the number, or None for NaN and infinity, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
+
+
+def failure_message(error: Exception) -> str:
+    """Return what the operator is told of an error that ended a job; logs what nobody foresaw."""
+    if isinstance(error, SelfAlignError):
+        return str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return f"the aligner is out of memory ({error}); align on less play"
+    if isinstance(error, OSError):
+        return f"the disk refused: {error}; W is what it was"
+    logger.error("alignment failed", exc_info=error)
+    return f"the aligner failed ({type(error).__name__}); the server's log has the cause"
 
 
 def too_little_play(robot: str, transitions: int, steps: int) -> NoPlayData:

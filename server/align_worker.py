@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from selfalign.data.play_store import PlayStore
-from selfalign.errors import SelfAlignError
-from server.align_job import AlignJob, Stopped, run_job
-from server.supervisor import ChildSpec, Supervisor
+from server.align_job import AlignJob, Stopped, failure_message, run_job
+from server.supervisor import ChildSpec, HelperProcess, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +67,7 @@ class ProcessWorker:
         device: Torch device of its copy of the model.
         hang_s: Without a sign of life for this long it is killed.
         is_eager: Start the process at once, not with the first job.
+        make_process: Makes the process.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class ProcessWorker:
         device: str = "cpu",
         hang_s: float = 300.0,
         is_eager: bool = True,
+        make_process: Callable[..., HelperProcess] = Supervisor,
     ) -> None:
         self._listener = listener
         self._base_sha256 = base_sha256
@@ -89,7 +90,7 @@ class ProcessWorker:
         self._is_started = False
         self._waiting: AlignJob | None = None
         self._refusal: str | None = None
-        self._supervisor = Supervisor(
+        self._supervisor = make_process(
             ChildSpec(
                 name="align worker",
                 target="server.worker:main",
@@ -248,15 +249,9 @@ class ThreadWorker:
                 tell=self._listener.on_message,
                 turn=lambda: self._turn(job.session),
             )
-        except SelfAlignError as error:
-            self._tell_error(job, str(error))
-        except Exception:
-            # The thread must outlive a job; the server's log has the cause.
-            logger.exception("session %s failed", job.session)
-            self._tell_error(job, "the aligner failed; the server's log has the cause")
-
-    def _tell_error(self, job: AlignJob, message: str) -> None:
-        self._listener.on_message({"type": "error", "session": job.session, "message": message})
+        except Exception as error:  # noqa: BLE001 - the thread must outlive a job; told and logged
+            message = failure_message(error)
+            self._listener.on_message({"type": "error", "session": job.session, "message": message})
 
     def _turn(self, session: str) -> None:
         """Yield while an observation is answered, but not for ever: play must go on."""

@@ -34,8 +34,9 @@ class Link:
         self._connection = connection
         self._heartbeat = heartbeat
 
-    def fileno(self) -> int:
-        """Return the descriptor to wait on."""
+    @property
+    def descriptor(self) -> int:
+        """What to wait on for a message."""
         return self._connection.fileno()
 
     def beat(self) -> None:
@@ -49,9 +50,10 @@ class Link:
     def receive(self) -> dict[str, Any]:
         """Wait for one message. Raises EOFError when the server is gone."""
         try:
-            return json.loads(self._connection.recv_bytes(MAX_MESSAGE_BYTES))
+            message: dict[str, Any] = json.loads(self._connection.recv_bytes(MAX_MESSAGE_BYTES))
         except ConnectionError:
             raise EOFError from None
+        return message
 
     def poll(self, timeout_s: float = 0.0) -> bool:
         """Return whether a message (or the end of the pipe) waits."""
@@ -81,7 +83,20 @@ def main(argv: list[str] | None = None) -> None:
     link = Link(Connection(given["pipe"]), Heartbeat(given["beat"]))
     module, _, function = target.partition(":")
     run: Callable[[Link, dict[str, Any]], None] = getattr(importlib.import_module(module), function)
-    run(link, given["config"])
+    status: object = 0
+    try:
+        run(link, given["config"])
+    except SystemExit as request:
+        status = request.code
+    _leave(status if isinstance(status, int) else int(status is not None))
+
+
+def _leave(status: int) -> None:
+    """End now: tearing down an interpreter full of torch takes longer than there is to gain."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -79,12 +79,14 @@ class EventLog:
                     yield event
                 if drain.is_set or (self._ended and number >= self._count):
                     return
-                if not await self._changed.wait_for(
-                    lambda seen=number: self._count > seen or drain.is_set, _PING_S
-                ):
+                if not await self._has_more(number, drain):
                     yield None
         finally:
             stopping.cancel()
+
+    async def _has_more(self, number: int, drain: Drain) -> bool:
+        """Wait for an event later than `number`, or the server's end; False when time is up."""
+        return await self._changed.wait_for(lambda: self._count > number or drain.is_set, _PING_S)
 
 
 def parse_event_id(session: str, event_id: str | None) -> int:

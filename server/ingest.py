@@ -13,7 +13,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from selfalign.data.play_step import check_play_step
 from selfalign.data.play_store import new_episode_id
@@ -21,7 +21,7 @@ from selfalign.errors import SelfAlignError
 from server.play_records import Begin, End, Entry, Flush, Step, encode
 from server.ring import RingFull, RingMemory, RingWriter
 from server.signals import Signal
-from server.supervisor import ChildSpec, Supervisor
+from server.supervisor import ChildSpec, HelperProcess, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,22 +59,6 @@ class PlayError(SelfAlignError):
         self.status = status
         self.extra = extra
         self.headers = {"Retry-After": "1"} if status == 503 else {}
-
-
-class Process(Protocol):
-    """What is asked of the recorder process; `Supervisor` has it all."""
-
-    def start(self) -> None:
-        """Begin to start it."""
-
-    def send(self, message: dict[str, Any]) -> bool:
-        """Send it a message, if it runs."""
-
-    def close(self) -> None:
-        """End it."""
-
-    def healthy(self) -> dict[str, Any]:
-        """Return how it is."""
 
 
 @final
@@ -128,7 +112,7 @@ class Ingest:
         *,
         count: Callable[[str, int], None] = lambda robot, steps: None,
         on_restart: Callable[[], None] = lambda: None,
-        make_process: Callable[..., Process] = Supervisor,
+        make_process: Callable[..., HelperProcess] = Supervisor,
     ) -> None:
         self.config = config
         self._count = count

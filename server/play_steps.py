@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from selfalign.data.observation import Observation
 from selfalign.data.play_step import BadPlayStep, PlayStep, check_play_step
@@ -64,4 +64,4 @@ def as_bad_step(error: Exception) -> Exception:
         return ProblemError("bad-play-step", str(error))
     if isinstance(error, WireError) and error.code == "bad-image":
         return ProblemError("bad-play-step", str(error))
-    return cast("Exception", error)
+    return error

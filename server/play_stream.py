@@ -80,11 +80,10 @@ class PlayStream:
 
     async def _next_frame(self, stopping: asyncio.Future[None]) -> tuple[bytes, Format] | None:
         """The next message; None after closing, since the client is silent or the server stops."""
-        receiving = asyncio.ensure_future(self._websocket.receive())
+        receiving: asyncio.Future[Any] = asyncio.ensure_future(self._websocket.receive())
         idle_s = self._ingest.config.idle_s
-        await asyncio.wait(
-            {receiving, stopping}, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        both: set[asyncio.Future[Any]] = {receiving, stopping}
+        await asyncio.wait(both, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
         if receiving.done():
             return _frame_of(receiving.result())
         receiving.cancel()

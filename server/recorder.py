@@ -276,10 +276,10 @@ def record(link: Link, config: dict[str, Any]) -> None:
 
 def _asked_to_leave(link: Link, wake: int, timeout_s: float) -> bool:
     """Wait for records, a message, or time to look after what waits."""
-    ready = wait([link, wake], timeout_s)
+    ready = wait([link.descriptor, wake], timeout_s)
     if wake in ready:
         os.eventfd_read(wake)
-    if link in ready:
+    if link.descriptor in ready:
         try:
             return link.receive()["type"] == "exit"
         except EOFError:

@@ -18,7 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from server.child import MAX_MESSAGE_BYTES
 from server.heartbeat import Heartbeat
@@ -32,6 +32,22 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 _CRASH_WINDOW_S = 600.0
 
 Message = dict[str, Any]
+
+
+class HelperProcess(Protocol):
+    """What owners ask of their helper process: a `Supervisor`, or a fake in tests."""
+
+    def start(self) -> None:
+        """Begin to start the process."""
+
+    def send(self, message: Message) -> bool:
+        """Send a message. False where none runs."""
+
+    def close(self) -> None:
+        """End the process. Blocking."""
+
+    def healthy(self) -> Message:
+        """Return its state."""
 
 
 @final

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selfalign.data.play_store import PlayStore
-from selfalign.errors import SelfAlignError
 from selfalign.model.checkpoint import load_policy, shipped_model_dir
-from server.align_job import AlignJob, Stopped, run_job
+from server.align_job import AlignJob, Stopped, failure_message, run_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from selfalign.model.policy import Policy
     from server.child import Link
-
-logger = logging.getLogger(__name__)
 
 _IDLE_BEAT_S = 1.0
 
@@ -58,10 +54,8 @@ def _do(job: dict[str, Any], policy: Policy, root: Path, link: Link) -> None:
             tell=link.send,
             turn=_turn_of(link, session),
         )
-    except SelfAlignError as error:
-        link.send({"type": "error", "session": session, "message": str(error)})
-    except MemoryError:
-        link.send({"type": "error", "session": session, "message": "the worker is out of memory"})
+    except Exception as error:  # noqa: BLE001 - the one edge of a job; told and logged there
+        link.send({"type": "error", "session": session, "message": failure_message(error)})
 
 
 def _turn_of(link: Link, session: str) -> Callable[[], None]:

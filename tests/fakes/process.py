@@ -19,7 +19,7 @@ class FakeProcess:
         *,
         on_message: Callable[[dict[str, Any]], None],
         on_exit: Callable[[str], None],
-        on_start: Callable[[], None],
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec = spec
         self.tell = on_message
@@ -27,8 +27,10 @@ class FakeProcess:
         self.on_start = on_start
         self.sent: list[dict[str, Any]] = []
         self.is_closed = False
+        self.starts = 0
 
     def start(self) -> None:
+        self.starts += 1
         self.on_start()
 
     def send(self, message: dict[str, Any]) -> bool:

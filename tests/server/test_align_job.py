@@ -13,7 +13,15 @@ from selfalign.align.snapshot import read_snapshot, write_snapshot
 from selfalign.data.play_store import PlayStore
 from selfalign.errors import NoPlayData, SnapshotError
 from selfalign.model.policy import Policy
-from server.align_job import AlignJob, AlignmentDiverged, Stopped, finite, load_play, run_job
+from server.align_job import (
+    AlignJob,
+    AlignmentDiverged,
+    Stopped,
+    failure_message,
+    finite,
+    load_play,
+    run_job,
+)
 from tests.fakes.play_steps import small_spec
 from tests.fakes.recorded import record
 from tests.fakes.running import dummy_policy
@@ -197,3 +205,16 @@ def test_active_w_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "expected"), [(1.5, 1.5), (math.nan, None), (math.inf, None)])
 def test_what_json_cannot_say_becomes_null(value: float, expected: float | None) -> None:
     assert finite(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NoPlayData("too little"), "too little"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MemoryError(), "out of memory"),
+        (KeyError("x"), "KeyError"),
+    ],
+)
+def test_every_failure_has_words_for_the_operator(error: Exception, words: str) -> None:
+    assert words in failure_message(error)
