@@ -101,6 +101,47 @@ def test_an_answer_that_is_being_computed_at_the_end_is_still_given(tmp_path: Pa
     assert answers == [200]
 
 
+@pytest.mark.parametrize("path", ["/act/stream", "/"])
+def test_a_client_that_leaves_while_its_answer_is_computed_is_no_error(
+    tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = make_runtime(tmp_path)
+    policy = fake_policy(runtime)
+    with listening(runtime) as address:
+        with connect(f"ws://{address}{path}", max_size=None, close_timeout=0.1) as socket:
+            socket.recv(WAIT_S)
+            policy.hold = threading.Event()
+            policy.asked.clear()
+            socket.send(pack(observation()))
+            assert policy.asked.wait(WAIT_S)
+        policy.hold.set()
+        assert httpx.get(f"http://{address}/healthz", timeout=WAIT_S).text == "OK\n"
+
+    assert runtime.engine.in_flight == 0
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("path", ["/act/stream", "/"])
+def test_an_answer_that_is_computed_while_the_server_stops_is_no_error(
+    tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = make_runtime(tmp_path)
+    policy = fake_policy(runtime)
+    with ExitStack() as clients:
+        with listening(runtime) as address:
+            socket = clients.enter_context(connect(f"ws://{address}{path}", max_size=None))
+            socket.recv(WAIT_S)
+            policy.hold = threading.Event()
+            policy.asked.clear()
+            socket.send(pack(observation()))
+            assert policy.asked.wait(WAIT_S)
+            release = threading.Timer(0.5, policy.hold.set)
+            release.start()
+        release.join(WAIT_S)
+
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def _streaming_app(ended: threading.Event) -> FastAPI:
     app = FastAPI()
     app.state.drain = Drain()
