@@ -64,6 +64,7 @@ class ChildSpec:
     target: str
     config: Message = field(default_factory=dict)
     descriptors: tuple[int, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     nice: int = 0
     hang_s: float = 120.0
     stop_s: float = 10.0
@@ -196,7 +197,7 @@ class Supervisor:
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "server.child", self.spec.target],
-            env=_environment(given),
+            env=_environment(given) | self.spec.environment,
             pass_fds=(theirs.fileno(), self._heartbeat.descriptor, *self.spec.descriptors),
             stdin=subprocess.DEVNULL,
             process_group=0,
