@@ -52,6 +52,7 @@ class Stage1Config(_Frozen):
     transitions: int = Field(16, ge=1, description="Play transitions of a slot in one iteration")
     demo_frames: int = Field(16, ge=1, description="Demonstration frames of a slot")
     lifetime: float = Field(150.0, gt=1, description="Mean visits of a slot before it is redrawn")
+    shared_groups: float = Field(0.8, ge=0, lt=1, description="Slots that share another's camera")
     canonical_start: float = Field(0.6, ge=0, le=1)
     canonical_end: float = Field(0.15, ge=0, le=1)
     canonical_until: float = Field(0.6, gt=0, le=1, description="Share of training it falls over")

@@ -22,8 +22,8 @@ from selfalign.pretrain.embodiments import Embodiment
 class DrawEmbodiment(Protocol):
     """Draws an embodiment from a seed; `canonical` is the share of canonical ones at this time."""
 
-    def __call__(self, seed: int, canonical: float) -> Embodiment:
-        """The embodiment of a seed; the same arguments give the same one."""
+    def __call__(self, seed: int, group_seed: int, canonical: float) -> Embodiment:
+        """The embodiment of two seeds, its group's and its own; equal arguments, equal result."""
         ...
 
 
@@ -43,6 +43,7 @@ class Pool:
         self.age = torch.zeros(config.slots)
         self.lifetime = torch.ones(config.slots)
         self.seeds = torch.zeros(config.slots, dtype=torch.int64)
+        self.group_seeds = torch.zeros(config.slots, dtype=torch.int64)
         self.canonical = torch.full((config.slots,), config.canonical_start, dtype=torch.float64)
         self.embodiments = [
             self._renew(slot, config.canonical_start) for slot in range(config.slots)
@@ -72,12 +73,25 @@ class Pool:
 
     def _renew(self, slot: int, canonical: float) -> Embodiment:
         self.seeds[slot] = int(self._rng.integers(2**62))
+        self.group_seeds[slot] = self._group_seed()
         self.canonical[slot] = canonical
         self.lifetime[slot] = 1 + float(self._rng.exponential(self.config.lifetime))
         self.age[slot] = 0
         for part in (self.delta, self.first, self.second):
             part.W1[slot], part.b1[slot] = 0, 0
-        return self._draw(int(self.seeds[slot]), canonical)
+        return self._draw(int(self.seeds[slot]), int(self.group_seeds[slot]), canonical)
+
+    def _group_seed(self) -> int:
+        """Mostly the group of another slot.
+
+        Were every camera in the pool but once, the picture would tell the action space, and the
+        trunk would learn the pool by heart instead of reading W.
+        """
+        if self._rng.random() < self.config.shared_groups:
+            other = int(self.group_seeds[self._rng.integers(self.config.slots)])
+            if other:
+                return other
+        return int(self._rng.integers(1, 2**62))
 
     def state(self) -> dict[str, Tensor]:
         """Tensors from which `restore` rebuilds the pool."""
@@ -85,7 +99,7 @@ class Pool:
         out = {
             f"{name}.{key}": getattr(w, key) for name, w in parts.items() for key in ("W1", "b1")
         }
-        plain = ("age", "lifetime", "seeds", "canonical")
+        plain = ("age", "lifetime", "seeds", "group_seeds", "canonical")
         out |= {name: getattr(self, name) for name in plain}
         return out | {"rng": _pack(self._rng)}
 
@@ -98,8 +112,8 @@ class Pool:
         if "rng" in state:
             _unpack(state["rng"], self._rng)
         self.embodiments = [
-            self._draw(int(seed), float(share))
-            for seed, share in zip(self.seeds, self.canonical, strict=True)
+            self._draw(int(seed), int(group), float(share))
+            for seed, group, share in zip(self.seeds, self.group_seeds, self.canonical, strict=True)
         ]
 
 

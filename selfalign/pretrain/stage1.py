@@ -63,10 +63,12 @@ class Stage1Data:
             )
         self.play_length = play_length(cache, recording)
 
-    def draw(self, seed: int, canonical: float, config: Stage1Config) -> Embodiment:
-        """A training embodiment from a seed."""
+    def draw(
+        self, seed: int, group_seed: int, canonical: float, config: Stage1Config
+    ) -> Embodiment:
+        """A training embodiment: its group from one seed, its action space from another."""
         rng = np.random.default_rng(seed)
-        group = self.train_groups[rng.integers(len(self.train_groups))]
+        group = self.train_groups[group_seed % len(self.train_groups)]
         families = config.canonical_families if rng.random() < canonical else config.families
         return self.embodiment(group, rng, families)
 

@@ -25,7 +25,7 @@ from selfalign.pretrain.schedule import one_cycle
 from selfalign.pretrain.stage1 import Stage1Data, canonical_share, compiled, outer_and_inner
 
 _FROZEN = ("vision.", "embed_tokens.", "language.")
-_EVALUATED = 24
+_EVALUATED = 8
 
 
 def pretrain(config: PretrainConfig, run: Path) -> Path:
@@ -77,7 +77,7 @@ class InnerLoop:
         self.pool = Pool(
             config,
             policy.base_w(),
-            lambda seed, canonical: data.draw(seed, canonical, config),
+            lambda seed, group_seed, canonical: data.draw(seed, group_seed, canonical, config),
             np.random.default_rng((seed, 2)),
         )
         self._data = data

@@ -15,7 +15,7 @@ W0 = FastWeights(torch.full((2, 3, 4, 4), 9.0), torch.full((2, 3, 1, 4), 9.0), (
 
 def make_pool(seed: int = 0, **fields: Any) -> Pool:
     config = Stage1Config(**{"slots": 5, "slots_per_iteration": 2, "lifetime": 1e6} | fields)
-    draw: Any = lambda seed, canonical: (seed, canonical)  # noqa: E731
+    draw: Any = lambda *seeds_and_share: seeds_and_share  # noqa: E731
     return Pool(config, W0, draw, np.random.default_rng(seed))
 
 
@@ -41,8 +41,8 @@ def test_fresh_pool_has_no_delta_and_an_embodiment_in_every_slot() -> None:
     pool = make_pool()
     assert not pool.delta.W1.any()
     assert pool.delta.W1.shape == (5, 2, 3, 4, 4)
-    assert len({seed for seed, _ in pool.embodiments}) == 5
-    assert all(share == pool.config.canonical_start for _, share in pool.embodiments)
+    assert len({seed for seed, _, _ in pool.embodiments}) == 5
+    assert all(share == pool.config.canonical_start for _, _, share in pool.embodiments)
 
 
 def test_chosen_slots_are_distinct_and_in_order() -> None:
@@ -88,12 +88,28 @@ def test_slot_starts_anew_when_its_life_is_over() -> None:
     assert pool.embodiments[2] == old
     pool.update(torch.tensor([2, 3]), gradient(2), canonical=0.25)
     assert pool.embodiments[2] != old
-    assert pool.embodiments[2][1] == 0.25
+    assert pool.embodiments[2][2] == 0.25
     assert pool.age.tolist() == [0, 0, 0, 3, 0]
     for part in (pool.delta, pool.first, pool.second):
         assert not part.W1[2].any()
         assert not part.b1[2].any()
         assert part.W1[3].any()
+
+
+def test_slots_share_groups_but_not_spaces() -> None:
+    shared = make_pool(slots=400, shared_groups=0.8).embodiments
+    alone = make_pool(slots=400, shared_groups=0.0).embodiments
+    assert len({space for space, _, _ in shared}) == 400
+    assert len({group for _, group, _ in alone}) == 400
+    # At first most slots find nobody to share with; fewer than half of the groups are left.
+    assert 40 < len({group for _, group, _ in shared}) < 250
+
+
+def test_groups_do_not_die_out() -> None:
+    pool = make_pool(slots=100, slots_per_iteration=100, lifetime=1.01, shared_groups=0.8)
+    live(pool, range(60))
+    # Renewed some 30 times over: a fifth of the draws bring new groups in.
+    assert len({group for _, group, _ in pool.embodiments}) > 15
 
 
 def test_lifetimes_have_the_mean_that_was_asked_for() -> None:

@@ -54,7 +54,7 @@ def everything(loop: InnerLoop) -> dict[str, Tensor]:
 
 def test_held_out_groups_are_never_drawn(data: Stage1Data, config: PretrainConfig) -> None:
     held_out = {group.start for group in data.held_out_groups}
-    drawn = {data.draw(seed, 0.5, config.stage1).group.start for seed in range(40)}
+    drawn = {data.draw(seed, seed, 0.5, config.stage1).group.start for seed in range(40)}
     assert len(data.train_groups) + len(data.held_out_groups) == 3
     assert drawn == {group.start for group in data.train_groups}
     assert not drawn & held_out
@@ -84,10 +84,13 @@ def test_groups_are_held_out_by_number_wherever_they_stand(
     assert np.array_equal(images[0], recording["images"][held_out.stop])
 
 
-def test_embodiment_follows_its_seed(data: Stage1Data, config: PretrainConfig) -> None:
-    one, same, other = (data.draw(seed, 0.0, config.stage1) for seed in (5, 5, 6))
+def test_embodiment_follows_its_two_seeds(data: Stage1Data, config: PretrainConfig) -> None:
+    one, same, other_space, other_group = (
+        data.draw(*seeds, 0.0, config.stage1) for seeds in ((5, 2), (5, 2), (6, 2), (5, 3))
+    )
     assert np.array_equal(one.actions, same.actions)
-    assert not np.array_equal(one.actions, other.actions)
+    assert other_space.group.start == one.group.start != other_group.group.start
+    assert not np.array_equal(one.actions, other_space.actions)
 
 
 def test_recording_without_enough_groups_is_refused(
@@ -99,7 +102,7 @@ def test_recording_without_enough_groups_is_refused(
 
 
 def test_batches_are_rows_of_their_embodiments(data: Stage1Data, config: PretrainConfig) -> None:
-    embodiments = [data.draw(seed, 0.0, config.stage1) for seed in (1, 2)]
+    embodiments = [data.draw(seed, seed, 0.0, config.stage1) for seed in (1, 2)]
     batch = data.transitions(embodiments, np.random.default_rng(0), 3)
     assert len(batch) == 6
     assert batch.actions.shape == (6, config.model.stride, 32)
@@ -117,7 +120,7 @@ def test_delta_gets_the_gradient_of_its_own_alignment_loss_and_of_nothing_else(
 ) -> None:
     settings, policy = config.stage1, make_policy(config)
     losses = AlignmentLosses(settings.inner)
-    embodiments = [data.draw(seed, 0.0, settings) for seed in (1, 2)]
+    embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
     delta = random_w(policy, 2)
 
     outcome = outer_and_inner(
@@ -142,7 +145,7 @@ def test_action_loss_reaches_trunk_and_w0_but_not_delta(
     data: Stage1Data, config: PretrainConfig
 ) -> None:
     settings, policy = config.stage1, make_policy(config)
-    embodiments = [data.draw(seed, 0.0, settings) for seed in (1, 2)]
+    embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
     quiet = settings.inner.model_copy(
         update={f"lambda_{n}": 0.0 for n in ("perception", "inverse_dynamics", "dynamics")}
     )
@@ -166,7 +169,7 @@ def test_action_loss_depends_on_the_delta_of_the_slot(
     data: Stage1Data, config: PretrainConfig
 ) -> None:
     settings, policy = config.stage1, make_policy(config)
-    embodiments = [data.draw(seed, 0.0, settings) for seed in (1, 2)]
+    embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
     values = []
     for seed in (0, 0, 1):
         w, rng = random_w(policy, 2, seed), np.random.default_rng(0)
@@ -178,7 +181,7 @@ def test_action_loss_ignores_numbers_that_the_robot_has_not(
     data: Stage1Data, config: PretrainConfig
 ) -> None:
     settings, policy = config.stage1, make_policy(config)
-    embodiments = [data.draw(1, 0.0, settings)]
+    embodiments = [data.draw(1, 1, 0.0, settings)]
     w = random_w(policy, 1)
     before = action_loss(policy, data, embodiments, w, settings, np.random.default_rng(0))
     with torch.no_grad():
@@ -290,7 +293,7 @@ def test_slot_gradient_needs_a_backward_pass(data: Stage1Data, config: PretrainC
         policy,
         AlignmentLosses(),
         data,
-        [data.draw(1, 0.0, config.stage1)],
+        [data.draw(1, 1, 0.0, config.stage1)],
         FastWeights.stack([policy.base_w()]),
         config.stage1,
         np.random.default_rng(0),
