@@ -36,6 +36,7 @@ _ABSOLUTE_REACH_M = 0.36
 
 FAMILIES = (
     "tool_canonical",
+    "tool_yawed",
     "tool_rotated",
     "tool_frame",
     "tool_absolute",
@@ -230,6 +231,14 @@ def random_rotation(rng: np.random.Generator, *, mirror: bool) -> np.ndarray:
     return matrix if np.sign(np.linalg.det(matrix)) == wanted else -matrix
 
 
+def random_yaw(rng: np.random.Generator, *, mirror: bool) -> np.ndarray:
+    """Draw a turn [3, 3] about the vertical by any angle; mirrored, its second axis is flipped."""
+    angle = rng.uniform(-np.pi, np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    return np.diag([1.0, -1.0 if mirror else 1.0, 1.0]) @ turn
+
+
 def random_space(rng: np.random.Generator, family: str, arm: Arm) -> ActionSpace:
     """Draw an action space of one of `FAMILIES`.
 
@@ -240,6 +249,9 @@ def random_space(rng: np.random.Generator, family: str, arm: Arm) -> ActionSpace
         return ToolDelta()
     if family == "tool_rotated":
         rotation = random_rotation(rng, mirror=bool(rng.random() < 0.5))
+        return ToolDelta(rotation, float(rng.uniform(*SCALES)))
+    if family == "tool_yawed":
+        rotation = random_yaw(rng, mirror=bool(rng.random() < 0.5))
         return ToolDelta(rotation, float(rng.uniform(*SCALES)))
     if family == "tool_frame":
         return ToolDelta(in_tool_frame=True)
