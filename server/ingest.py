@@ -13,11 +13,11 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 from selfalign.data.play_step import check_play_step
-from selfalign.data.play_store import new_episode_id
-from selfalign.errors import SelfAlignError
+from selfalign.data.play_store import PlayStore, new_episode_id
+from server.episode import Episode, PlayError, failure, recorder_behind
 from server.play_records import Begin, End, Entry, Flush, Step, encode
 from server.ring import RingFull, RingMemory, RingWriter
 from server.signals import Signal
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from selfalign.data.episode_reader import EpisodeInfo
     from selfalign.data.play_step import PlayStep
     from selfalign.data.spec import RobotSpec
 
@@ -54,51 +55,6 @@ class IngestConfig:
     idle_s: float = 30.0
     patience_s: float = 10.0
     is_eager: bool = True
-
-
-class PlayError(SelfAlignError):
-    """Play that cannot be taken. `code` is that of the problem, `status` its HTTP status."""
-
-    def __init__(self, code: str, status: int, detail: str, **extra: Any) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.status = status
-        self.extra = extra
-        self.headers = {"Retry-After": "1"} if status == 503 else {}
-
-
-@final
-class Episode:
-    """What the server knows of one episode. Written under `lock`, read by anyone."""
-
-    def __init__(self, episode_id: str, spec: RobotSpec) -> None:
-        self.id = episode_id
-        self.spec = spec
-        self.received = 0
-        self.durable = 0
-        self.started = False
-        self.ending = False
-        self.state: Literal["open", "sealed", "failed"] = "open"
-        self.error: PlayError | None = None
-        self.last_t_ns: int | None = None
-        self.lock = threading.Lock()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether steps can be added."""
-        return self.state == "open" and not self.ending
-
-    def require_open(self) -> None:
-        """Raise the reason why no steps can be added, if there is one."""
-        if self.error is not None:
-            raise self.error
-        if not self.is_open:
-            raise PlayError(
-                "episode-sealed",
-                409,
-                f"episode {self.id} is sealed at {self.durable} steps (ended, or silent for too "
-                "long); start a new one",
-            )
 
 
 @final
@@ -130,6 +86,9 @@ class Ingest:
         self._lock = threading.Lock()
         self._episodes: OrderedDict[str, Episode] = OrderedDict()
         self._open_by_robot: dict[str, Episode] = {}
+        # Remembers what it has read of sealed episodes; for one thread at a time.
+        self._reader = PlayStore.reader(config.root)
+        self._reading = threading.Lock()
         self._closed = False
         self._is_started = False
         self._supervisor = make_process(
@@ -162,6 +121,11 @@ class Ingest:
             "open_episodes": [episode.id for episode in self._open_by_robot.values()],
         }
 
+    def recorded(self) -> tuple[list[EpisodeInfo], int]:
+        """Return all episodes, oldest first, and the free space [byte]. Blocking."""
+        with self._reading:
+            return self._reader.episodes(), self._reader.free_bytes()
+
     # Episodes.
 
     async def begin(self, spec: RobotSpec, meta: dict[str, Any] | None = None) -> Episode:
@@ -180,7 +144,7 @@ class Ingest:
             raise episode.error
         if not episode.started:
             self.end(episode)
-            raise _recorder_behind(self.config.patience_s)
+            raise recorder_behind(self.config.patience_s)
         return episode
 
     def find(self, episode_id: str) -> Episode:
@@ -211,7 +175,7 @@ class Ingest:
                 lambda: self._try_add(episode, step), self.config.patience_s
             )
             if not took:
-                raise _recorder_behind(self.config.patience_s)
+                raise recorder_behind(self.config.patience_s)
         return episode.received
 
     async def sync(self, episode: Episode) -> int:
@@ -225,7 +189,7 @@ class Ingest:
         if episode.error is not None:
             raise episode.error
         if episode.durable < goal:
-            raise _recorder_behind(self.config.patience_s)
+            raise recorder_behind(self.config.patience_s)
         return episode.durable
 
     def end(self, episode: Episode) -> None:
@@ -244,7 +208,7 @@ class Ingest:
         if episode.error is not None:
             raise episode.error
         if not done:
-            raise _recorder_behind(self.config.patience_s)
+            raise recorder_behind(self.config.patience_s)
         return episode.durable
 
     async def watch(self, episode: Episode, durable: int, timeout_s: float) -> bool:
@@ -280,7 +244,7 @@ class Ingest:
             descriptors=(self._memory.descriptor, self._wake),
             environment=_MALLOC,
             nice=5,
-            hang_s=60.0,
+            hang_s=120.0,
             stop_s=30.0,
             dies_at_once=False,
         )
@@ -300,7 +264,7 @@ class Ingest:
             newest = next(reversed(self._episodes), "")
             episode = Episode(new_episode_id(datetime.now(UTC), after=newest), spec)
             if not self._push(Begin(episode.id, spec, meta)):
-                raise _recorder_behind(0.0)
+                raise recorder_behind(0.0)
             self._open_by_robot[spec.name] = episode
             self._episodes[episode.id] = episode
             while len(self._episodes) > _REMEMBERED:
@@ -352,7 +316,7 @@ class Ingest:
             case "sealed":
                 self._update(message["episode"], durable=message["length"], state="sealed")
             case "failed":
-                error = _failure(message)
+                error = failure(message)
                 self._update(message["episode"], state="failed", error=error)
         self._changed.notify()
 
@@ -377,21 +341,3 @@ def _checked_meta(meta: dict[str, Any]) -> dict[str, Any]:
             "bad-request", 422, f"meta takes {size} bytes as JSON, at most {_MAX_META_BYTES}"
         )
     return meta
-
-
-def _failure(message: dict[str, Any]) -> PlayError:
-    status = {"store-full": 507, "episode-sealed": 409}.get(message["code"], 500)
-    return PlayError(
-        message["code"],
-        status,
-        f"episode {message['episode']}: {message['message']}",
-        durable=message["length"],
-    )
-
-
-def _recorder_behind(waited_s: float) -> PlayError:
-    return PlayError(
-        "overloaded",
-        503,
-        f"the recorder is behind or is being started again (waited {waited_s:g} s); try again",
-    )

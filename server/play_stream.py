@@ -15,7 +15,7 @@ from fastapi import WebSocketDisconnect
 
 from selfalign.errors import SelfAlignError
 from server.body import Format, parse, too_large
-from server.ingest import Episode, PlayError
+from server.episode import Episode, PlayError
 from server.play_steps import as_bad_step, is_cheap, read_step
 from server.problems import ProblemError, problem_of
 from server.wire.codec import dump_json, pack

@@ -14,9 +14,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 from selfalign.align.snapshot import SnapshotMeta, decode_snapshot, encode_snapshot
-from selfalign.errors import SelfAlignError, SnapshotError
+from selfalign.errors import SnapshotError
 from server.durable import quarantine
 from server.lineage import LineageIndex, LineageStore, VersionRecord
+from server.registry_errors import (
+    NothingToRollBack,
+    UnknownRobot,
+    UnknownVersion,
+    VersionRejected,
+    WNotResident,
+    WrongBase,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +32,19 @@ if TYPE_CHECKING:
 
     from selfalign.align.snapshot import Snapshot
     from selfalign.model.weights import FastWeights
+
+__all__ = [
+    "Bundle",
+    "NothingToRollBack",
+    "Registry",
+    "SwapEvent",
+    "SwapReason",
+    "UnknownRobot",
+    "UnknownVersion",
+    "VersionRejected",
+    "WNotResident",
+    "WrongBase",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -55,67 +76,6 @@ class SwapEvent:
     sha256: str
     reason: SwapReason
     swap_ns: int
-
-
-class UnknownRobot(SelfAlignError):
-    """No robot of this name is registered."""
-
-    code = "unknown-robot"
-    status = 404
-
-    def __init__(self, robot: str, known: list[str]) -> None:
-        super().__init__(
-            f"robot {robot!r} is not known; known robots: {', '.join(known) or 'none'}"
-        )
-        self.robot = robot
-
-
-class UnknownVersion(SelfAlignError):
-    """The robot has no W of this version."""
-
-    code = "unknown-version"
-    status = 404
-
-    def __init__(self, robot: str, version: int) -> None:
-        super().__init__(
-            f"robot {robot!r} has no W of version {version}; GET /w?robot={robot} lists them"
-        )
-        self.version = version
-
-
-class WNotResident(SelfAlignError):
-    """A pinned version exists on disk but is not in memory."""
-
-    code = "w-not-resident"
-    status = 409
-
-    def __init__(self, robot: str, version: int, resident: list[int]) -> None:
-        super().__init__(
-            f"version {version} of robot {robot!r} is not resident (resident: {resident}); "
-            "activate it, or pin a resident version"
-        )
-        self.version = version
-
-
-class WrongBase(SelfAlignError):
-    """A version belongs to another frozen model."""
-
-    code = "wrong-base"
-    status = 409
-
-
-class VersionRejected(SelfAlignError):
-    """The gates rejected this version."""
-
-    code = "version-rejected"
-    status = 409
-
-
-class NothingToRollBack(SelfAlignError):
-    """The robot has had one active version only."""
-
-    code = "nothing-to-roll-back"
-    status = 409
 
 
 @final

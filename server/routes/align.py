@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from selfalign.errors import SelfAlignError
 from server.body import parse, read_body, reply, request_format
 from server.events import parse_event_id, server_sent
+from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body, request_body
 from server.wire.messages import read_request
 from server.wire.operator import AlignList, AlignRequest, AlignSession
@@ -61,6 +62,7 @@ _EXAMPLE: Final[dict[str, Any]] = {
             "unknown-episode",
             "no-play-data",
             "align-busy",
+            "store-full",
         ),
     },
 )
@@ -74,7 +76,12 @@ async def align(request: Request) -> Response:
     wanted = read_request(AlignRequest, await _value(request))
     spec = runtime.spec(wanted.robot)
     await _make_durable(runtime, spec.name)
-    session = await asyncio.to_thread(runtime.sessions.create, spec, wanted)
+    try:
+        session = await asyncio.to_thread(runtime.sessions.create, spec, wanted)
+    except OSError as error:
+        raise ProblemError(
+            "store-full", f"the disk refused to keep the session: {error}; free some space"
+        ) from error
     response = reply(request, session.model_dump(mode="json"), status=202)
     response.headers["Location"] = f"/align/{session.id}"
     return response
@@ -90,8 +97,7 @@ async def align(request: Request) -> Response:
 async def list_align(request: Request) -> Response:
     """All sessions, newest first, also those of before the last restart."""
     runtime: Runtime = request.app.state.runtime
-    sessions = [session.model_dump(mode="json") for session in runtime.sessions.list()]
-    return reply(request, {"sessions": sessions})
+    return reply(request, await asyncio.to_thread(_list, runtime))
 
 
 @router.get(
@@ -152,6 +158,10 @@ async def stop_align(request: Request, session: str) -> Response:
     runtime: Runtime = request.app.state.runtime
     stopped = await asyncio.to_thread(runtime.sessions.stop, session)
     return reply(request, stopped.model_dump(mode="json"), status=202)
+
+
+def _list(runtime: Runtime) -> dict[str, Any]:
+    return {"sessions": [each.model_dump(mode="json") for each in runtime.sessions.list()]}
 
 
 async def _value(request: Request) -> Any:

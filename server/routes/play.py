@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request, Response, WebSocket
 
-from selfalign.data.play_store import PlayStore
 from server.body import parse, read_body, reply, request_format
 from server.play_steps import read_steps
 from server.play_stream import PlayStream
@@ -16,12 +15,11 @@ from server.routes.openapi import problems, reply_body, request_body
 from server.wire.messages import EpisodeList, PlayReply, PlayRequest, read_request
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from selfalign.data.play_store import PlayStep
     from selfalign.data.spec import RobotSpec
     from server.body import Format
-    from server.ingest import Episode
+    from server.episode import Episode
+    from server.ingest import Ingest
     from server.runtime import Runtime
 
 router = APIRouter(tags=["play"])
@@ -50,9 +48,8 @@ _EXAMPLE: Final[dict[str, Any]] = {
 async def list_play(request: Request) -> Response:
     """Every episode, also those that are being recorded."""
     runtime: Runtime = request.app.state.runtime
-    config = runtime.ingest.config
-    listed = await asyncio.to_thread(_list, config.root)
-    return reply(request, {**listed, "quota_bytes": config.quota_bytes})
+    listed = await asyncio.to_thread(_list, runtime.ingest)
+    return reply(request, {**listed, "quota_bytes": runtime.ingest.config.quota_bytes})
 
 
 @router.post(
@@ -137,8 +134,8 @@ def _read(body: bytes, body_format: Format) -> PlayRequest:
     return read_request(PlayRequest, parse(body, body_format), code="bad-play-step")
 
 
-def _list(root: Path) -> dict[str, Any]:
-    reader = PlayStore.reader(root)
+def _list(ingest: Ingest) -> dict[str, Any]:
+    infos, free_bytes = ingest.recorded()
     episodes = [
         {
             "id": info.id,
@@ -148,6 +145,6 @@ def _list(root: Path) -> dict[str, Any]:
             "created_at": info.created_at,
             "bytes": info.bytes,
         }
-        for info in reader.episodes()
+        for info in infos
     ]
-    return {"episodes": episodes, "free_bytes": reader.free_bytes()}
+    return {"episodes": episodes, "free_bytes": free_bytes}

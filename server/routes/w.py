@@ -36,9 +36,7 @@ async def list_w(request: Request, robot: str | None = None) -> Response:
     """Every version of a robot's W, and which one is active. Version 0 is the base."""
     runtime: Runtime = request.app.state.runtime
     name = runtime.spec(robot).name
-    versions = [_info(name, record) for record in runtime.registry.versions(name)]
-    active = runtime.registry.active(name).version
-    return reply(request, {"robot": name, "active": active, "versions": versions})
+    return reply(request, await asyncio.to_thread(_list, runtime, name))
 
 
 @router.get(
@@ -148,6 +146,12 @@ async def rollback_w(request: Request, robot: str | None = None) -> Response:
     runtime: Runtime = request.app.state.runtime
     name = runtime.spec(robot).name
     return reply(request, await asyncio.to_thread(_roll_back, runtime, name))
+
+
+def _list(runtime: Runtime, robot: str) -> dict[str, Any]:
+    versions = [_info(robot, record) for record in runtime.registry.versions(robot)]
+    active = runtime.registry.active(robot).version
+    return {"robot": robot, "active": active, "versions": versions}
 
 
 def _info(robot: str, record: VersionRecord) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 
 from selfalign.data.play_store import BadPlayStep, PlayStore
 from selfalign.data.spec import RobotSpec
-from server.ingest import Episode, Ingest, IngestConfig, PlayError
+from server.episode import Episode, PlayError
+from server.ingest import Ingest, IngestConfig
 from server.play_records import STEP
 from server.ring import RingReader
 from tests.fakes.play_steps import assert_is_steps, small_spec, step

@@ -209,5 +209,13 @@ def test_sessions_outlive_the_server(tmp_path: Path) -> None:
         assert [name for _, name, _ in follow(client, running)] == ["end"]
 
 
+def test_full_disk_is_said(tmp_path: Path) -> None:
+    with operating(tmp_path) as full:
+        record_play(full, 40)
+        # A directory in the way of the index makes every write of it fail.
+        (tmp_path / "data" / "w" / SPEC.name / "index.json.tmp").mkdir()
+        problem(full.post("/align", json={}), 507, "store-full")
+
+
 def test_defaults_of_a_job_are_those_of_the_parts() -> None:
     assert AlignJob.model_fields["gates"].get_default(call_default_factory=True) == GateConfig()
