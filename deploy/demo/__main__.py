@@ -15,7 +15,7 @@ from typing import TextIO
 import numpy as np
 
 from client import ClientError
-from deploy.demo.embodiments import SCENARIOS, Embodiment, draw_embodiment
+from deploy.demo.embodiments import FAMILIES, SCENARIOS, Embodiment, draw_embodiment
 from deploy.demo.paired import compare
 from deploy.demo.report import Outcome, figures, one_line, report, successes, title
 from deploy.demo.server_process import ServerNotStarted, ServerProcess
@@ -60,7 +60,9 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> Outcome:
     with ServerProcess(model_dir=arguments.model, arguments=("--log-level", "warning")) as server:
         print("\n".join(server.greeting), file=out, flush=True)
         for index, own_starts in enumerate(starts):
-            embodiment = draw_embodiment(arguments.scenario, seed=arguments.seed, index=index)
+            embodiment = draw_embodiment(
+                arguments.scenario, seed=arguments.seed, index=index, family=arguments.family
+            )
             print(f"\nrobot {embodiment.name}: {embodiment.describe()}", file=out, flush=True)
             story = _tell(server, embodiment, own_starts, plan)
             stories.append(story)
@@ -70,6 +72,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> Outcome:
         tuple(stories),
         comparison,
         scenario=arguments.scenario,
+        family=arguments.family,
         seed=arguments.seed,
         seconds=time.monotonic() - begun_s,
     )
@@ -114,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--scenario", choices=SCENARIOS, default="both", help="what is unseen (default both)")
+    add(
+        "--family",
+        choices=FAMILIES,
+        default="tool_rotated",
+        help="what an unseen action space is drawn from (default tool_rotated)",
+    )
     add("--episodes", type=_count, default=50, help="start states in all (default 50)")
     add(
         "--embodiments",

@@ -12,12 +12,14 @@ from typing import Final, Literal, final
 
 import numpy as np
 
-from selfalign.sim.action_spaces import ActionSpace, ToolDelta, random_space
+from selfalign.sim.action_spaces import FAMILIES, ActionSpace, ToolDelta, random_space
 from selfalign.sim.cameras import CameraPose, random_camera
 from selfalign.sim.robots import Arm, make_arm
 
 Scenario = Literal["action", "camera", "both"]
 SCENARIOS: Final[tuple[Scenario, ...]] = ("both", "action", "camera")
+
+__all__ = ["FAMILIES", "SCENARIOS", "Embodiment", "Scenario", "draw_embodiment"]
 
 # Separates the demonstration's random stream from every other use of the same seed.
 _STREAM: Final = 0xDE40
@@ -38,20 +40,25 @@ class Embodiment:
         return f"{describe_space(self.action_space)}; {describe_camera(self.camera)}"
 
 
-def draw_embodiment(scenario: Scenario, *, seed: int, index: int) -> Embodiment:
+def draw_embodiment(
+    scenario: Scenario, *, seed: int, index: int, family: str = "tool_rotated"
+) -> Embodiment:
     """The `index`-th unseen Panda of a seed.
 
     Args:
-        scenario: What about it is unseen: `action` (a rotated, maybe mirrored and rescaled tool
-            frame; the camera stands in front), `camera` (anywhere in the trained sector; the plain
-            tool frame) or `both`.
+        scenario: What about it is unseen: `action` (an action space of the family; the camera
+            stands in front), `camera` (anywhere in the trained sector; the plain tool frame) or
+            `both`.
         seed: Seed of the whole demonstration.
         index: Which one.
+        family: What the action space is drawn from, one of `FAMILIES`; by default tool frames
+            turned any way, maybe mirrored, and rescaled.
     """
-    rng = np.random.default_rng([_STREAM, seed, index])
+    # Two streams: a robot keeps its camera whatever its action space is drawn from.
+    spaces, cameras = (np.random.default_rng([_STREAM, seed, index, part]) for part in (0, 1))
     arm = make_arm("panda")
-    space = random_space(rng, "tool_rotated", arm)
-    camera = random_camera(rng)
+    space = random_space(spaces, family, arm)
+    camera = random_camera(cameras)
     return Embodiment(
         name=f"unseen-{seed}-{index}",
         arm=arm,

@@ -26,6 +26,7 @@ class Outcome:
     stories: tuple[Story, ...]
     comparison: Comparison
     scenario: Scenario
+    family: str
     seed: int
     seconds: float
     """How long all of it took [s]."""
@@ -100,6 +101,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "worsened": comparison.worsened,
         "rejected": sum(story.session.state == "rejected" for story in outcome.stories),
         "scenario": outcome.scenario,
+        "family": outcome.family,
         "embodiments": len(outcome.stories),
         "seed": outcome.seed,
         "seconds": round(outcome.seconds, 1),

@@ -30,6 +30,16 @@ def test_a_scenario_leaves_the_other_part_canonical() -> None:
     assert both.camera == camera.camera
 
 
+def test_a_family_is_what_the_action_space_is_drawn_from() -> None:
+    robot = draw_embodiment("both", seed=0, index=0, family="tool_yawed")
+    assert robot.camera == draw_embodiment("both", seed=0, index=0).camera
+    yawed = robot.action_space
+    assert isinstance(yawed, ToolDelta)
+    np.testing.assert_allclose(np.abs(yawed.rotation[2]), [0, 0, 1], atol=1e-12)
+    joints = draw_embodiment("action", seed=0, index=0, family="joint_permuted").action_space
+    assert isinstance(joints, JointDelta)
+
+
 @pytest.mark.parametrize(
     ("space", "text"),
     [

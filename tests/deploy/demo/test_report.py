@@ -11,7 +11,12 @@ from tests.fakes.demo_stories import story
 
 def outcome(**changes: Any) -> Outcome:
     stories = changes.pop("stories", (story([False, False], [True, False]),))
-    kwargs: dict[str, Any] = {"scenario": "both", "seed": 0, "seconds": 100.0}
+    kwargs: dict[str, Any] = {
+        "scenario": "both",
+        "family": "tool_rotated",
+        "seed": 0,
+        "seconds": 100.0,
+    }
     return Outcome(stories, compare(successes(stories)), **(kwargs | changes))
 
 
