@@ -53,7 +53,7 @@ class IngestConfig:
     block_steps: int = 32
     flush_s: float = 2.0
     idle_s: float = 30.0
-    patience_s: float = 10.0
+    patience_s: float = 20.0
     is_eager: bool = True
 
 

@@ -16,7 +16,7 @@ from tests.fakes.recorded import record
 from tests.fakes.running import dummy_policy
 
 BASE = "b" * 64
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 def make_job(root: Path, session: str = "s", **changes: Any) -> AlignJob:

@@ -9,7 +9,7 @@ import pytest
 from server.drain import Drain
 from server.events import Event, EventLog, parse_event_id, server_sent
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 def log_of(count: int, *, end: bool = False) -> EventLog:

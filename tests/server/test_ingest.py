@@ -23,7 +23,7 @@ from tests.fakes.play_steps import assert_is_steps, small_spec, step
 from tests.fakes.process import FakeProcess
 
 SPEC = small_spec()
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 def config(root: Path, **changes: Any) -> IngestConfig:
@@ -151,8 +151,9 @@ from tests.fakes.play_steps import small_spec, step
 
 async def main():
     root = Path(sys.argv[1])
-    ingest = Ingest(IngestConfig(root=root, quota_bytes=1 << 30, min_free_bytes=0))
-    ingest.start()
+    ingest = Ingest(
+        IngestConfig(root=root, quota_bytes=1 << 30, min_free_bytes=0, patience_s=120.0)
+    )
     episode = await ingest.begin(small_spec())
     for index in range(21):
         await ingest.add(episode, step(index, episode.spec))
@@ -169,10 +170,12 @@ def test_killing_the_server_loses_nothing_that_was_received(tmp_path: Path) -> N
         [sys.executable, "-c", SERVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert server.stdout is not None
-    episode, recorder = server.stdout.readline().split()
-    server.kill()
-    server.wait(TIMEOUT_S)
-    server.stdout.close()
+    try:
+        episode, recorder = server.stdout.readline().split()
+    finally:
+        server.kill()
+        server.wait(TIMEOUT_S)
+        server.stdout.close()
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(int(recorder)).wait(TIMEOUT_S)
     reader = PlayStore.reader(tmp_path).open(episode)

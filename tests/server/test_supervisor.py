@@ -15,7 +15,7 @@ import pytest
 
 from server.supervisor import ChildSpec, Supervisor
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 ECHO = "tests.fakes.children:echo"
 
 
@@ -127,10 +127,12 @@ def test_child_does_not_outlive_a_killed_server(tmp_path: Path, at_once: bool) -
         [sys.executable, "-c", code, str(tmp_path / "note")], stdout=subprocess.PIPE, text=True
     )
     assert server.stdout is not None
-    child = int(server.stdout.readline())
-    server.kill()
-    server.wait(TIMEOUT_S)
-    server.stdout.close()
+    try:
+        child = int(server.stdout.readline())
+    finally:
+        server.kill()
+        server.wait(TIMEOUT_S)
+        server.stdout.close()
     assert gone(child)
 
 
