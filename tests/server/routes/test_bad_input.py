@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
-from server.wire.codec import pack
+from server.wire.codec import pack, unpack
 from server.wire.images import encode_jpeg
 from server.wire.problems import PROBLEM_MEDIA_TYPE, PROBLEMS, Problem
 from tests.fakes.running import (
@@ -69,6 +69,7 @@ def _images(**changes: Any) -> dict[str, Any]:
         (observation(state=["a", "b", "c"]), "bad-request", ("state: expected",)),
         (observation(state=None), "bad-request", ("state: expected",)),
         ({"images": {"front": FRONT, "wrist": WRIST}}, "bad-request", ("state: Field required",)),
+        (_images(front=[[1, 2]]), "bad-request", ("images.front: expected an array",)),
         (observation(instruction=7), "bad-request", ("instruction: ",)),
         (observation(instruction="x" * 2000), "bad-request", ("instruction: ", "1000")),
         (observation(w_version=-1), "bad-request", ("w_version: ",)),
@@ -119,6 +120,18 @@ def test_an_oversized_body_without_a_length_is_refused_while_it_comes(tmp_path: 
         )
 
     assert_problem(response, 413, "body-too-large", "at most 2048")
+
+
+def test_an_oversized_frame_is_refused_where_the_transport_lets_it_through(tmp_path: Path) -> None:
+    with serving(make_runtime(tmp_path, max_body_bytes=2048)) as client:
+        with client.websocket_connect("/act/stream") as socket:
+            socket.receive_bytes()
+            socket.send_bytes(b"x" * 4000)
+            assert unpack(socket.receive_bytes())["error"]["code"] == "body-too-large"
+        with client.websocket_connect("/") as socket:
+            socket.receive_bytes()
+            socket.send_bytes(b"x" * 4000)
+            assert socket.receive_text().startswith("body-too-large: ")
 
 
 def test_a_truncated_message_is_refused(client: TestClient) -> None:

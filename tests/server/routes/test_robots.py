@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from selfalign.errors import SpecError
-from tests.fakes.running import arm_spec, make_runtime, observation, post_act, read, serving
+from server.runtime import Runtime
+from server.settings import Settings
+from tests.fakes.robot_policy import FakeRobotPolicy
+from tests.fakes.running import (
+    arm_spec,
+    dummy_policy,
+    make_runtime,
+    observation,
+    post_act,
+    read,
+    serving,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from starlette.testclient import TestClient
-
-    from server.runtime import Runtime
 
 
 def spec_body(name: str = "leg", **changes: Any) -> dict[str, Any]:
@@ -88,6 +97,11 @@ def test_a_spoilt_file_of_a_registered_robot_does_not_stop_the_server(
 def test_two_specs_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="two robot specs have one name: arm, arm"):
         make_runtime(tmp_path, arm_spec(), arm_spec())
+
+
+def test_a_server_without_any_robot_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no robot spec; give one with --spec"):
+        Runtime(Settings(specs=(), data_dir=tmp_path), dummy_policy(), robot_policy=FakeRobotPolicy)
 
 
 def test_a_spec_given_at_the_start_wins_over_a_registered_one(tmp_path: Path) -> None:

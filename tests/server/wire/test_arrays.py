@@ -79,6 +79,7 @@ def _array(**changes: object) -> dict[bytes, object]:
         ({"dtype": "(1000000,)<f4"}, "not supported"),
         ({"dtype": "<M8[ns]"}, "not supported"),
         ({"dtype": 4}, "not supported"),
+        ({"dtype": b"|S4"}, "not supported"),
         ({"shape": [-1]}, "not a count"),
         ({"shape": [2.0]}, "not a count"),
         ({"shape": [True, 2]}, "not a count"),

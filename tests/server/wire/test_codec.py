@@ -97,6 +97,10 @@ def test_json_never_holds_nan() -> None:
         dump_json({"x": float("nan")})
 
 
+def test_numpy_scalars_become_numbers_in_json() -> None:
+    assert dump_json({"x": np.float32(0.5), "n": np.int64(3)}) == b'{"x":0.5,"n":3}'
+
+
 def test_bytes_become_base64_in_json() -> None:
     assert json.loads(dump_json({"image": b"\xff\xd8"})) == {"image": "/9g="}
 
