@@ -114,7 +114,7 @@ class ProcessWorker:
 
     def close(self) -> None:
         """End the process."""
-        self._supervisor.close()
+        self._supervisor.close(at_once=True)
 
     def submit(self, job: AlignJob) -> None:
         """Hand over a job; it waits while the process loads its model."""

@@ -109,7 +109,7 @@ class Ingest:
             if self._closed:
                 return
             self._closed = True
-        self._supervisor.close()
+        self._supervisor.close(at_once=self._memory.used == 0)
         os.close(self._wake)
         self._memory.close()
 

@@ -122,10 +122,6 @@ class Registry:
 
     # Reading: any thread, no lock.
 
-    def robots(self) -> list[str]:
-        """Return the names of the robots that have a lineage."""
-        return list(self._lines)
-
     def active(self, robot: str) -> Bundle:
         """Return the bundle to serve now. Raises UnknownRobot."""
         return self._line(robot).active
@@ -347,13 +343,13 @@ class Registry:
             return
         try:
             line.active = self._load(line, record)
-        except WrongBase as error:
+        except (WrongBase, SnapshotError) as error:
             logger.warning("the base serves: %s", error)
-            line.index = line.index.activated(0, remember=False)
-        except SnapshotError as error:
-            logger.warning("the base serves: %s", error)
-            line.store.set_aside(record)
-            line.index = line.index.without(version)
+            if isinstance(error, WrongBase):
+                line.index = line.index.activated(0, remember=False)
+            else:
+                line.store.set_aside(record)
+                line.index = line.index.without(version)
 
     def _read(self, line: _Line, record: VersionRecord) -> bytes:
         data = line.store.read(record)

@@ -43,8 +43,8 @@ class HelperProcess(Protocol):
     def send(self, message: Message) -> bool:
         """Send a message. False where none runs."""
 
-    def close(self) -> None:
-        """End the process. Blocking."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process. Blocking. With `at_once`, one that is still starting is killed."""
 
     def healthy(self) -> Message:
         """Return its state."""
@@ -105,6 +105,8 @@ class Supervisor:
         self._heartbeat = Heartbeat.create()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = threading.Event()
+        self._spare_starting = True
+        self._has_spoken = False
         self._send_lock = threading.Lock()
         self._running: _Running | None = None
         self._crashes: deque[float] = deque(maxlen=32)
@@ -130,9 +132,14 @@ class Supervisor:
                 return False
         return True
 
-    def close(self) -> None:
-        """Ask the process to leave, wait, then make it leave. Idempotent."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Ask the process to leave, wait, then make it leave. Idempotent.
+
+        Args:
+            at_once: One that is still starting has nothing to finish, and is killed.
+        """
         if not self._stopping.is_set():
+            self._spare_starting = not at_once
             self._stopping.set()
             os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
@@ -171,7 +178,7 @@ class Supervisor:
             reason = self._watch(running)
             with self._send_lock:
                 self._running = None
-            self._reap(running)
+            self._reap(running, grace_s=0.0 if reason else self.spec.stop_s)
             if self._stopping.is_set():
                 break
             self._died(reason or _describe_exit(running.process.returncode))
@@ -203,6 +210,7 @@ class Supervisor:
             process_group=0,
         )
         theirs.close()
+        self._has_spoken = False
         running = _Running(process, ours)
         with self._send_lock:
             self._running = running
@@ -220,6 +228,8 @@ class Supervisor:
             if self._stopping.is_set() and not asked_to_stop:
                 asked_to_stop = True
                 deadline = time.monotonic() + self.spec.stop_s
+                if not (self._has_spoken or self._spare_starting):
+                    return "was still starting when asked to stop"
                 self.send({"type": "exit"})
             if asked_to_stop and time.monotonic() > deadline:
                 return "did not stop when asked"
@@ -234,13 +244,13 @@ class Supervisor:
         except ValueError:
             logger.exception("%s sent something that is not JSON", self.spec.name)
             return True
+        self._has_spoken = True
         self._call(self._on_message, message)
         return True
 
-    def _reap(self, running: _Running) -> None:
-        """Make sure the process is gone."""
+    def _reap(self, running: _Running, *, grace_s: float) -> None:
+        """Make sure the process is gone: by itself within `grace_s`, or killed."""
         running.connection.close()
-        grace_s = self.spec.stop_s if self._stopping.is_set() else 1.0
         try:
             running.process.wait(grace_s)
         except subprocess.TimeoutExpired:

@@ -42,3 +42,8 @@ def echo(link: Link, config: dict[str, Any]) -> None:
 def die_at_once(link: Link, config: dict[str, Any]) -> None:
     """End with an error before saying anything."""
     sys.exit(3)
+
+
+def start_slowly(link: Link, config: dict[str, Any]) -> None:
+    """Say nothing for a long time, as one that imports a lot."""
+    time.sleep(3600)

@@ -37,7 +37,7 @@ class FakeProcess:
         self.sent.append(message)
         return True
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         self.is_closed = True
 
     def healthy(self) -> dict[str, Any]:

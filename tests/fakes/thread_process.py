@@ -48,7 +48,7 @@ class ThreadRecorder:
         self._ours.send_bytes(json.dumps(message).encode())
         return True
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         if not self._ours.closed:
             self.send({"type": "exit"})
             for thread in self._threads:

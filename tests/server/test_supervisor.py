@@ -85,6 +85,20 @@ def test_close_ends_the_child_and_is_idempotent(launch: Launch) -> None:
     assert not supervisor.send({"type": "x"})
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_child_that_is_still_starting_can_be_killed_at_once(launch: Launch, at_once: bool) -> None:
+    supervisor, heard = launch("tests.fakes.children:start_slowly", stop_s=1.0)
+    while supervisor.pid is None:
+        time.sleep(0.01)
+    pid = supervisor.pid
+    start_s = time.monotonic()
+    supervisor.close(at_once=at_once)
+    assert gone(pid)
+    if not at_once:
+        assert time.monotonic() - start_s >= 1.0
+    assert heard.messages.empty()
+
+
 def test_killed_child_is_reported_and_started_again(launch: Launch) -> None:
     supervisor, heard = launch()
     first = heard.message()["pid"]
