@@ -9,6 +9,7 @@ from typing import Self, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -56,24 +57,36 @@ class PrefixCache:
         return cls(tensors["key_values"], tensors["mask"], tensors["features"], image_tokens)
 
 
-@torch.no_grad()
 def build_cache(policy: Policy, recording: Recording) -> PrefixCache:
     """Encode every frame: play under the empty prompt, demonstrations under their instruction."""
     texts = [("" if e["kind"] == "play" else e["instruction"]) for e in recording.episodes]
+    prompt = np.asarray(recording["episode"])
+    return encode_rows(policy, recording, np.arange(len(recording)), texts, prompt)
+
+
+@torch.no_grad()
+def encode_rows(
+    policy: Policy,
+    recording: Recording,
+    rows: NDArray[np.int64],
+    texts: list[str],
+    prompt: NDArray[np.integer],
+) -> PrefixCache:
+    """Encode frames `rows` [n] of a recording, frame i under the instruction texts[prompt[i]]."""
     tokens, token_mask = policy.prompts.encode(texts)
     cache: PrefixCache | None = None
-    for start in tqdm(range(0, len(recording), _BATCH), desc="prefix cache", mininterval=5):
-        rows = slice(start, min(start + _BATCH, len(recording)))
-        episode = torch.from_numpy(recording["episode"][rows].copy()).long()
-        images = to_pixels(recording["images"][rows].copy())[:, None]
+    for start in tqdm(range(0, len(rows), _BATCH), desc="prefix cache", mininterval=5):
+        at = slice(start, min(start + _BATCH, len(rows)))
+        text = torch.from_numpy(prompt[at].astype(np.int64))
+        images = to_pixels(np.array(recording["images"][rows[at]]))[:, None]
         camera = torch.ones(len(images), 1, dtype=torch.bool)
-        prefix = policy.prefix(images, camera, tokens[episode], token_mask[episode])
+        prefix = policy.prefix(images, camera, tokens[text], token_mask[text])
         # One allocation for all rows: the cache is gigabytes, a second copy may not fit.
-        cache = cache or _empty(prefix, len(recording))
-        cache.key_values[rows] = prefix.key_values.half()
-        cache.mask[rows], cache.features[rows] = prefix.mask, prefix.features
+        cache = cache or _empty(prefix, len(rows))
+        cache.key_values[at] = prefix.key_values.half()
+        cache.mask[at], cache.features[at] = prefix.mask, prefix.features
     if cache is None:
-        raise StoreError(f"{recording.directory} holds no frames; record some first")
+        raise StoreError(f"{recording.directory} holds no frames to encode; record some first")
     return cache
 
 

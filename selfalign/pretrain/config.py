@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfalign.align.aligner import AlignmentConfig
 from selfalign.errors import ModelError
@@ -51,6 +51,12 @@ class Stage1Config(_Frozen):
     slots_per_iteration: int = Field(24, ge=1)
     transitions: int = Field(16, ge=1, description="Play transitions of a slot in one iteration")
     demo_frames: int = Field(16, ge=1, description="Demonstration frames of a slot")
+    hindsight: float = Field(
+        0.0, ge=0, lt=1, description="Share of the demonstration frames that is labelled play"
+    )
+    hindsight_colours: int = Field(
+        2, ge=1, le=3, description="Cubes a frame of play is labelled for"
+    )
     lifetime: float = Field(150.0, gt=1, description="Mean visits of a slot before it is redrawn")
     shared_groups: float = Field(0.8, ge=0, lt=1, description="Slots that share another's camera")
     canonical_start: float = Field(0.6, ge=0, le=1)
@@ -67,6 +73,14 @@ class Stage1Config(_Frozen):
     action_weight: float = Field(1.0, ge=0)
     compile: bool = Field(False, description="Minutes at first, then 1.7x faster [on CPU]")
     inner: AlignmentConfig = AlignmentConfig()
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> Self:
+        known = {"tool_canonical", "tool_yawed", "tool_rotated"}
+        other = sorted({*self.families, *self.canonical_families} - known)
+        if self.hindsight and other:
+            raise ValueError(f"hindsight labels play in {sorted(known)} alone, not in {other}")
+        return self
 
 
 class PretrainConfig(_Frozen):

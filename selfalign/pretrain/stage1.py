@@ -35,6 +35,7 @@ from selfalign.pretrain.embodiments import (
     normalised_states,
     relabel,
 )
+from selfalign.pretrain.hindsight import LabelledPlay
 
 
 @final
@@ -46,9 +47,15 @@ class Stage1Data:
     """
 
     def __init__(
-        self, policy: Policy, recording: Recording, cache: PrefixCache, held_out: int
+        self,
+        policy: Policy,
+        recording: Recording,
+        cache: PrefixCache,
+        held_out: int,
+        labelled: LabelledPlay | None = None,
     ) -> None:
         self.policy = policy
+        self.labelled = labelled
         self.recording = recording
         self.cache = cache
         groups = load_groups(recording, policy.config)
@@ -114,6 +121,27 @@ class Stage1Data:
         at = torch.from_numpy(np.concatenate(rows))
         chunk = torch.from_numpy(np.concatenate(chunks))
         return self.cache.at(at), self.states[at], chunk, _masks(embodiments, count)
+
+    def policy_frames(
+        self, embodiments: list[Embodiment], rng: np.random.Generator, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """As `demonstrations`, a share of them labelled play; what the action loss trains on."""
+        played = round(count * self.labelled.share) if self.labelled is not None else 0
+        if self.labelled is None or not played:
+            return self.demonstrations(embodiments, rng, count)
+        shown = self.demonstrations(embodiments, rng, count - played)
+        prefix, rows, chunk = self.labelled.sample(embodiments, rng, played)
+        # The frames of one embodiment must stand together: first its play, then its demonstrations.
+        n = len(embodiments)
+        first = torch.arange(n * played).view(n, played)
+        second = n * played + torch.arange(n * (count - played)).view(n, count - played)
+        order = torch.cat([first, second], dim=1).flatten()
+        return (
+            Prefix.cat([prefix, shown[0]]).index(order),
+            torch.cat([self.states[torch.from_numpy(rows)], shown[1]])[order],
+            torch.cat([chunk, shown[2]])[order],
+            _masks(embodiments, count),
+        )
 
 
 def _is_usable(group: Group) -> bool:
@@ -191,7 +219,7 @@ def action_loss(
     rng: np.random.Generator,
 ) -> Tensor:
     """Flow-matching loss on demonstrations, given W, over the numbers that each robot has."""
-    prefix, state, chunk, mask = data.demonstrations(embodiments, rng, config.demo_frames)
+    prefix, state, chunk, mask = data.policy_frames(embodiments, rng, config.demo_frames)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     noise = torch.randn(chunk.shape, generator=generator)
     time = sample_time(len(chunk), generator, chunk.device)

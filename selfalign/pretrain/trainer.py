@@ -17,6 +17,7 @@ from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.evaluate import adaptation_curve, held_out_embodiments
+from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
 from selfalign.pretrain.pool import Pool
 from selfalign.pretrain.prefix import train_prefix
 from selfalign.pretrain.progress import Journal, load_state, save_state
@@ -59,7 +60,20 @@ def open_data(config: PretrainConfig, run: Path, policy: Policy) -> Stage1Data:
     if not path.exists():
         build_cache(policy, recording).save(path)
     cache = PrefixCache.load(path, config.model.vision.tokens)
-    return Stage1Data(policy, recording, cache, config.record.held_out_groups)
+    labelled = open_labelled(config, run, policy, recording) if config.stage1.hindsight else None
+    return Stage1Data(policy, recording, cache, config.record.held_out_groups, labelled)
+
+
+def open_labelled(
+    config: PretrainConfig, run: Path, policy: Policy, recording: Recording
+) -> LabelledPlay:
+    """Play labelled for the policy, with its prefix cache; builds the cache when it is missing."""
+    settings, path = config.stage1, run / "hindsight_cache.safetensors"
+    hindsight = label_play(recording, config.model.horizon, settings.hindsight_colours, config.seed)
+    if not path.exists():
+        hindsight_cache(policy, recording, hindsight).save(path)
+    cache = PrefixCache.load(path, config.model.vision.tokens)
+    return LabelledPlay(hindsight, cache, settings.hindsight)
 
 
 @final

@@ -104,3 +104,11 @@ def project(pose: CameraPose, points: np.ndarray) -> np.ndarray:
     u = 0.5 + focal * local[..., 0] / safe
     v = 0.5 - focal * local[..., 1] / safe
     return np.stack([u, v, depth], axis=-1).astype(np.float32)
+
+
+def unproject(pose: CameraPose, points: np.ndarray) -> np.ndarray:
+    """From (u, v, depth) [..., 3] back to world points [..., 3] in metres: undoes `project`."""
+    u, v, depth = np.moveaxis(np.asarray(points, np.float64), -1, 0)
+    focal = 0.5 / math.tan(math.radians(pose.fovy_deg) / 2)
+    local = np.stack([(u - 0.5) * depth / focal, (0.5 - v) * depth / focal, -depth], axis=-1)
+    return pose.position + local @ pose.axes.T
