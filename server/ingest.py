@@ -292,7 +292,10 @@ class Ingest:
             self._ring.push(*encode(entry))
         except RingFull:
             return False
-        os.eventfd_write(self._wake, 1)
+        # The recorder looks by itself some times a second; to be woken for each step would cost
+        # it more than the step. What somebody waits for, and a filling ring, wake it.
+        if not isinstance(entry, Step) or self._memory.used > self._memory.capacity // 8:
+            os.eventfd_write(self._wake, 1)
         return True
 
     def _release(self, episode: Episode) -> None:

@@ -52,15 +52,18 @@ class PlayStream:
         self._episode: Episode | None = None
         self._sending = asyncio.Lock()
         self._acknowledged = 0
+        # The time limit of the message that is waited for.
+        self._patience: asyncio.Timeout | None = None
 
     async def run(self) -> None:
         """Serve the connection until either side ends it."""
         await self._websocket.accept()
         acknowledge: asyncio.Task[None] | None = None
         stopping = asyncio.ensure_future(self._drain.wait())
+        stopping.add_done_callback(self._hurry)
         try:
             while True:
-                frame = await self._next_frame(stopping)
+                frame = await self._next_frame()
                 if frame is None:
                     return
                 episode = self._episode
@@ -78,24 +81,28 @@ class PlayStream:
             if self._episode is not None:
                 self._ingest.end(self._episode)
 
-    async def _next_frame(self, stopping: asyncio.Future[None]) -> tuple[bytes, Format] | None:
+    async def _next_frame(self) -> tuple[bytes, Format] | None:
         """The next message; None after closing, since the client is silent or the server stops."""
-        receiving: asyncio.Future[Any] = asyncio.ensure_future(self._websocket.receive())
         idle_s = self._ingest.config.idle_s
-        both: set[asyncio.Future[Any]] = {receiving, stopping}
-        await asyncio.wait(both, timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
-        if receiving.done():
-            return _frame_of(receiving.result())
-        receiving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await receiving
-        if stopping.done():
+        try:
+            async with asyncio.timeout(0 if self._drain.is_set else idle_s) as self._patience:
+                return _frame_of(await self._websocket.receive())
+        except TimeoutError:
+            pass
+        finally:
+            self._patience = None
+        if self._drain.is_set:
             await self._say_goodbye(_GOING_AWAY, "not-ready", "the server is stopping")
         else:
             await self._say_goodbye(
                 _SILENT, "episode-sealed", f"no message for {idle_s:g} s; connect again to go on"
             )
         return None
+
+    def _hurry(self, _: object) -> None:
+        """The server stops: wait for the client no longer."""
+        if self._patience is not None and self._drain.is_set:
+            self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def _say_goodbye(self, close_code: int, code: str, detail: str) -> None:
         if self._episode is not None:

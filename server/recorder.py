@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _RING_HALF_FULL = 0.5
 _REMEMBERED = 256
+# How often the recorder looks into the ring when nobody wakes it.
+_LOOK_S = 0.2
 
 
 @final
@@ -266,7 +268,7 @@ def record(link: Link, config: dict[str, Any]) -> None:
     )
     recorder.resume(opened["episodes"])
     link.send({"type": "ready"})
-    while not _asked_to_leave(link, config["wake"], min(0.5, config["flush_s"])):
+    while not _asked_to_leave(link, config["wake"], min(_LOOK_S, config["flush_s"])):
         link.beat()
         recorder.turn()
     recorder.turn()
