@@ -18,7 +18,7 @@ class TransitionBatch:
     """B transitions of one or more embodiments.
 
     `now` and `following` are the prefixes of t and t + k; state is [B, s], actions [B, k, A], both
-    normalised; the masks say which numbers the robot has: state_mask bool [B, s], action_mask
+    normalised; the masks say which numbers the losses count: state_mask bool [B, s], action_mask
     bool [B, A].
     """
 

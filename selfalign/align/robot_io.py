@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
+from selfalign.align.targets import aligned_numbers
 from selfalign.data.normalisation import Normaliser
 from selfalign.data.observation import Observation, ObservationMismatch, encode_frames
 from selfalign.data.play_store import EpisodeSlice
-from selfalign.data.spec import RobotSpec
+from selfalign.data.spec import Dimension, RobotSpec
 from selfalign.errors import SpecError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
@@ -123,11 +124,20 @@ class RobotIO:
         state = self._tensor(self.state_normaliser.normalise(episode.state[starts]))
         steps = starts[:, None] + np.arange(stride)
         actions = self._tensor(self.action_normaliser.normalise(episode.action[steps]))
-        state_mask = self._tensor(self.state_normaliser.mask).expand(len(starts), -1)
-        action_mask = self._tensor(self.action_normaliser.mask).expand(len(starts), -1)
+        state_mask = self._tensor(self._aligned(self.spec.state, state.shape[-1]))
+        action_mask = self._tensor(self._aligned(self.spec.action, actions.shape[-1]))
         return TransitionBatch(
-            prefix.index(now), prefix.index(following), state, actions, state_mask, action_mask
+            prefix.index(now),
+            prefix.index(following),
+            state,
+            actions,
+            state_mask.expand(len(starts), -1),
+            action_mask.expand(len(starts), -1),
         )
+
+    @staticmethod
+    def _aligned(dimensions: tuple[Dimension, ...], width: int) -> NDArray[np.bool_]:
+        return aligned_numbers((dimension.name for dimension in dimensions), width)
 
     def _images(self, frames: dict[str, NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         size = self.policy.config.vision.image_size

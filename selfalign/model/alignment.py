@@ -4,8 +4,11 @@ Nothing bypasses W: the heads read the alignment expert, which reads only the ac
 output. Who may attend to what is the table in ARCHITECTURE.md ("alignment without leaks"):
 
     perception        image and language tokens of t                      -> state at t
-    inverse dynamics  image tokens of t and of t + k                      -> the k actions between
-    dynamics          image tokens of t, state at t, the k actions        -> change of the feature
+    inverse dynamics  change of the frozen vision feature from t to t + k -> the k actions between
+    dynamics          image tokens of t, state at t, the k actions        -> that change
+
+Inverse dynamics reads the change and not the image tokens themselves: seconds of play are too few
+to fit two absolute appearances, and W learned them by heart (docs/log.md).
 
 Shape key: B batch, P prefix tokens, T = 5 + k alignment tokens, k stride, D width, S state numbers,
 A action numbers, N cameras, F features.
@@ -46,6 +49,9 @@ class AlignmentExpert(nn.Module):
         self.config = config
         self.queries = nn.Parameter(torch.randn(4, width) * 0.5)
         self.action_positions = nn.Parameter(torch.randn(config.stride, width) * 0.1)
+        self.change_in = nn.Linear(config.max_cameras * config.feature_dim, width)
+        nn.init.zeros_(self.change_in.weight)
+        nn.init.zeros_(self.change_in.bias)
         self.expert = GemmaStack(config.alignment)
         self.perception_head = nn.Linear(width, config.state_dim)
         self.inverse_dynamics_head = nn.Linear(width, config.stride * config.action_dim)
@@ -56,10 +62,16 @@ class AlignmentExpert(nn.Module):
         """Tokens of one alignment pass."""
         return _FIRST_ACTION + self.config.stride + 1
 
-    def tokens(self, state_BD: Tensor, actions_BkD: Tensor) -> Tensor:
-        """The embedded tokens [B, T, D] from embedded state and actions."""
+    def tokens(self, state_BD: Tensor, actions_BkD: Tensor, change_BNF: Tensor) -> Tensor:
+        """The embedded tokens [B, T, D] from embedded state and actions and the feature's change.
+
+        Only the inverse-dynamics token of t + k takes the change in.
+        """
         batch = state_BD.shape[0]
-        q = self.queries.expand(batch, -1, -1)
+        q = self.queries.expand(batch, -1, -1).clone()
+        change = change_BNF.flatten(1)
+        change = nn.functional.pad(change, (0, self.change_in.in_features - change.shape[1]))
+        q[:, INVERSE_NEXT] += self.change_in(change.to(self.change_in.weight.dtype))
         actions = actions_BkD + self.action_positions
         return torch.cat([q[:, :3], state_BD[:, None], actions, q[:, 3:]], dim=1)
 
@@ -68,23 +80,18 @@ class AlignmentExpert(nn.Module):
         group = torch.tensor([0, 1, 1] + [2] * (self.n_tokens - 3), device=device)
         return group[:, None] == group[None, :]
 
-    def prefix_mask(self, now: Prefix, following: Prefix) -> Tensor:
-        """bool [B, T, 2P]: which token reads which token of the two prefixes."""
+    def prefix_mask(self, now: Prefix) -> Tensor:
+        """bool [B, T, P]: which token reads which token of the prefix of t."""
         batch, length = now.mask.shape
-        out = now.mask.new_zeros(batch, self.n_tokens, length + following.mask.shape[1])
-        images = now.image_mask()
-        out[:, PERCEPTION, :length] = now.mask
-        out[:, INVERSE_NOW, :length] = images
-        out[:, INVERSE_NEXT, length:] = following.image_mask()
-        out[:, STATE:, :length] = images[:, None]
+        out = now.mask.new_zeros(batch, self.n_tokens, length)
+        out[:, PERCEPTION] = now.mask
+        out[:, STATE:] = now.image_mask()[:, None]
         return out
 
-    def positions(self, now: Prefix, following: Prefix) -> Tensor:
-        """Rotary positions [B, T]: after the prefix that a token reads, counted in its group."""
+    def positions(self, now: Prefix) -> Tensor:
+        """Rotary positions [B, T]: after the prefix, counted within the group."""
         offsets = torch.tensor([0, 0, 0, *range(self.n_tokens - 3)], device=now.mask.device)
-        out = now.lengths[:, None] + offsets
-        out[:, INVERSE_NEXT] = following.lengths
-        return out
+        return now.lengths[:, None] + offsets
 
     def forward(self, hidden_BTD: Tensor) -> AlignmentPrediction:
         """Read the action expert's output of the alignment tokens."""
@@ -102,9 +109,3 @@ class AlignmentExpert(nn.Module):
                 -1, (config.max_cameras, config.feature_dim)
             ),
         )
-
-
-def join_prefixes(now: Prefix, following: Prefix) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of both prefixes side by side, layer by layer."""
-    both = torch.cat([now.key_values, following.key_values], dim=4)
-    return [(kv[:, 0], kv[:, 1]) for kv in both.unbind(1)]

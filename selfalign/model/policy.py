@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from selfalign.errors import ModelError
 from selfalign.model import flow
-from selfalign.model.alignment import AlignmentExpert, AlignmentPrediction, join_prefixes
+from selfalign.model.alignment import AlignmentExpert, AlignmentPrediction
 from selfalign.model.config import ModelConfig
 from selfalign.model.gemma import GemmaStack
 from selfalign.model.hashing import sha256_of
@@ -204,17 +204,23 @@ class Policy(nn.Module):
     def alignment_pass(
         self, now: Prefix, following: Prefix, state_Bs: Tensor, actions_BkA: Tensor, w: FastWeights
     ) -> AlignmentPrediction:
-        """The leak-free masked pass over transitions: prefixes of t and t + k, state, k actions."""
+        """The leak-free masked pass over transitions: prefix of t, state, k actions.
+
+        Of the prefix of t + k only the vision feature is read, for its change since t.
+        """
         clean = torch.zeros(len(now), device=state_Bs.device)
         actions, condition = self._embed_actions(actions_BkA, clean)
-        tokens = self.alignment.tokens(self.state_proj(state_Bs.to(self.dtype)), actions)
+        change = (following.features - now.features) / self.vision.readout.spread
+        change = change * (now.feature_mask & following.feature_mask)[..., None]
+        state = self.state_proj(state_Bs.to(self.dtype))
+        tokens = self.alignment.tokens(state, actions, change)
         own = self.alignment.group_mask(tokens.device).expand(len(now), -1, -1)
-        mask = torch.cat([self.alignment.prefix_mask(now, following), own], dim=2)
+        mask = torch.cat([self.alignment.prefix_mask(now), own], dim=2)
         hidden = self.action(
             tokens,
-            self.alignment.positions(now, following),
+            self.alignment.positions(now),
             mask,
-            prefix=join_prefixes(now, following),
+            prefix=now.layers(),
             condition_BC=condition,
             w=w,
         ).hidden

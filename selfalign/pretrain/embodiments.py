@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from selfalign.align.targets import aligned_numbers
 from selfalign.data.recording import Recording
 from selfalign.model.config import ModelConfig
 from selfalign.sim.action_spaces import ActionSpace, normalised_label, random_space
@@ -36,12 +37,22 @@ class Group:
 @final
 @dataclass(frozen=True, eq=False)
 class Embodiment:
-    """A group with an action space: `actions` [n, A] are its normalised labels, row 0 = start."""
+    """A group with an action space: `actions` [n, A] are its normalised labels, row 0 = start.
+
+    `action_mask` [A] says which numbers the robot has, `aligned_mask` [A] which of them alignment
+    predicts.
+
+    Its W is aligned on `support` transitions and judged on `query` transitions, which lie in other
+    episodes where the group has several.
+    """
 
     group: Group
     space: ActionSpace
     actions: NDArray[np.float32]
     action_mask: NDArray[np.bool_]
+    aligned_mask: NDArray[np.bool_]
+    support: NDArray[np.int64]
+    query: NDArray[np.int64]
 
 
 def load_groups(recording: Recording, config: ModelConfig) -> list[Group]:
@@ -62,8 +73,13 @@ def load_groups(recording: Recording, config: ModelConfig) -> list[Group]:
     ]
 
 
-def relabel(recording: Recording, group: Group, space: ActionSpace, width: int) -> Embodiment:
-    """Number the recorded motion of a group in an action space."""
+def relabel(
+    recording: Recording, group: Group, space: ActionSpace, width: int, *, swap: bool = False
+) -> Embodiment:
+    """Number the recorded motion of a group in an action space.
+
+    The first half of the play is for alignment and the second to judge it; `swap` swaps them.
+    """
     fields = (
         "joints",
         "joint_target",
@@ -78,7 +94,10 @@ def relabel(recording: Recording, group: Group, space: ActionSpace, width: int) 
     n, count = labels.shape
     actions = np.zeros((n, width), np.float32)
     actions[:, :count] = labels
-    return Embodiment(group, space, actions, np.arange(width) < count)
+    aligned = aligned_numbers((limit.name for limit in space.dims(group.arm)), width)
+    first, second = np.array_split(group.transitions, 2)
+    support, query = (second, first) if swap else (first, second)
+    return Embodiment(group, space, actions, np.arange(width) < count, aligned, support, query)
 
 
 def draw_space(rng: np.random.Generator, shares: dict[str, float], arm: Arm) -> ActionSpace:
@@ -90,7 +109,7 @@ def draw_space(rng: np.random.Generator, shares: dict[str, float], arm: Arm) -> 
 def normalised_states(
     recording: Recording, groups: list[Group], width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """States [N, width] by the declared limits of each arm, and their masks."""
+    """States [N, width] by the declared limits of each arm, and which numbers alignment predicts."""
     states = np.zeros((len(recording), width), np.float32)
     mask = np.zeros((len(recording), width), np.bool_)
     opening_high = recording.episodes[0]["arm"]["gripper_limits"][1]
@@ -99,7 +118,7 @@ def normalised_states(
         low, high = np.array(group.arm.joint_limits).T
         states[rows, :n] = 2 * (recording["joints"][rows, :n] - low) / (high - low) - 1
         states[rows, n] = 2 * recording["gripper"][rows] / opening_high - 1
-        mask[rows, : n + 1] = True
+        mask[rows, :n] = True
     return states, mask
 
 

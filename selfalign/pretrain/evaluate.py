@@ -22,7 +22,9 @@ _CHUNKS = 32
 @final
 @dataclass(frozen=True)
 class HeldOutError:
-    """After so many steps: alignment losses, and the action error as a share of the variance."""
+    """After so many steps: alignment losses on play that W was not aligned on, and the action error
+    as a share of the variance.
+    """
 
     steps: int
     metrics: dict[str, float]
@@ -52,7 +54,7 @@ def adaptation_curve(
         if step in checkpoints:
             out.append(_measure(policy, data, embodiments, state.w, aligner, step))
         if step < max(checkpoints):
-            state = aligner.step(data.transitions(embodiments, rng, 32), state)
+            state = aligner.step(data.transitions(embodiments, rng, 32, "support"), state)
     return out
 
 
@@ -66,7 +68,7 @@ def _measure(
     step: int,
 ) -> HeldOutError:
     rng = np.random.default_rng(6)
-    report = aligner.losses(policy, data.transitions(embodiments, rng, 32), w)
+    report = aligner.losses(policy, data.transitions(embodiments, rng, 32, "query"), w)
     prefix, state, chunk, mask = data.demonstrations(embodiments, rng, _CHUNKS)
     noise = torch.randn(chunk.shape, generator=torch.Generator().manual_seed(0))
     predicted = policy.act(prefix, state, w, noise=noise)

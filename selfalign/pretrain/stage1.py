@@ -11,10 +11,11 @@ numbers, k stride.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
@@ -36,6 +37,9 @@ from selfalign.pretrain.embodiments import (
     relabel,
 )
 from selfalign.pretrain.hindsight import LabelledPlay
+
+Part = Literal["support", "query"]
+PARTS: tuple[Part, Part] = ("support", "query")
 
 
 @final
@@ -77,21 +81,26 @@ class Stage1Data:
         rng = np.random.default_rng(seed)
         group = self.train_groups[group_seed % len(self.train_groups)]
         families = config.canonical_families if rng.random() < canonical else config.families
-        return self.embodiment(group, rng, families)
+        return self.embodiment(group, rng, families, swap=bool(rng.random() < 0.5))
 
     def embodiment(
-        self, group: Group, rng: np.random.Generator, families: dict[str, float]
+        self,
+        group: Group,
+        rng: np.random.Generator,
+        families: dict[str, float],
+        *,
+        swap: bool = False,
     ) -> Embodiment:
         """A group in a drawn action space."""
         space = draw_space(rng, families, group.arm)
-        return relabel(self.recording, group, space, self.policy.config.action_dim)
+        return relabel(self.recording, group, space, self.policy.config.action_dim, swap=swap)
 
     def transitions(
-        self, embodiments: list[Embodiment], rng: np.random.Generator, count: int
+        self, embodiments: list[Embodiment], rng: np.random.Generator, count: int, part: Part
     ) -> TransitionBatch:
         """`count` random play transitions of each embodiment, in order of embodiments."""
         stride = self.policy.config.stride
-        rows = [rng.choice(e.group.transitions, count) for e in embodiments]
+        rows = [rng.choice(getattr(e, part), count) for e in embodiments]
         actions = [
             e.actions[(r - e.group.start)[:, None] + np.arange(stride)]
             for e, r in zip(embodiments, rows, strict=True)
@@ -105,7 +114,7 @@ class Stage1Data:
             self.states[at],
             torch.from_numpy(np.concatenate(actions)),
             self.state_mask[at],
-            _masks(embodiments, count),
+            _repeat([e.aligned_mask for e in embodiments], count),
         )
 
     def demonstrations(
@@ -120,7 +129,8 @@ class Stage1Data:
         ]
         at = torch.from_numpy(np.concatenate(rows))
         chunk = torch.from_numpy(np.concatenate(chunks))
-        return self.cache.at(at), self.states[at], chunk, _masks(embodiments, count)
+        mask = _repeat([e.action_mask for e in embodiments], count)
+        return self.cache.at(at), self.states[at], chunk, mask
 
     def policy_frames(
         self, embodiments: list[Embodiment], rng: np.random.Generator, count: int
@@ -140,7 +150,7 @@ class Stage1Data:
             Prefix.cat([prefix, shown[0]]).index(order),
             torch.cat([self.states[torch.from_numpy(rows)], shown[1]])[order],
             torch.cat([chunk, shown[2]])[order],
-            _masks(embodiments, count),
+            _repeat([e.action_mask for e in embodiments], count),
         )
 
 
@@ -149,20 +159,36 @@ def _is_usable(group: Group) -> bool:
     return len(group.transitions) >= 32 and len(group.chunks) >= 8
 
 
-def _masks(embodiments: list[Embodiment], count: int) -> Tensor:
-    masks = np.stack([e.action_mask for e in embodiments])
-    return torch.from_numpy(masks).repeat_interleave(count, dim=0)
+def _repeat(masks: list[NDArray[np.bool_]], count: int) -> Tensor:
+    """Each mask `count` times: [n * count, A]."""
+    return torch.from_numpy(np.stack(masks)).repeat_interleave(count, dim=0)
 
 
 @final
 @dataclass(frozen=True)
 class IterationLosses:
-    """`total` trains the trunk; `leaf` are the deltas, whose gradient is the alignment loss's."""
+    """`total` trains the trunk; `leaf` are the deltas, whose gradient is the alignment loss's.
+
+    The first half of the groups in `alignment` are the slots on their support transitions, the
+    second half the same slots on their query transitions.
+    """
 
     total: Tensor
     alignment: LossReport
     action: Tensor
     leaf: FastWeights
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean losses: on support as `alignment/<loss>`, on query as `query/<loss>`."""
+        out = {"action": float(self.action.detach())}
+        for name, loss in self.alignment.by_group.items():
+            support, query = loss.chunk(2)
+            out |= {
+                f"alignment/{name}": float(support.mean()),
+                f"query/{name}": float(query.mean()),
+            }
+        return out
 
     def slot_gradient(self) -> FastWeights:
         """Gradient of each slot's own alignment loss, after the backward pass of `total`.
@@ -172,7 +198,8 @@ class IterationLosses:
         W1, b1 = self.leaf.W1.grad, self.leaf.b1.grad
         assert W1 is not None, "slot_gradient() before backward()"
         assert b1 is not None
-        return FastWeights(W1 * len(W1), b1 * len(b1), self.leaf.layers)
+        groups = 2 * len(W1)
+        return FastWeights(W1 * groups, b1 * groups, self.leaf.layers)
 
 
 def outer_and_inner(
@@ -184,13 +211,19 @@ def outer_and_inner(
     config: Stage1Config,
     rng: np.random.Generator,
 ) -> IterationLosses:
-    """The losses of one iteration. The action loss takes delta as a constant."""
+    """The losses of one iteration.
+
+    The action loss takes delta as a constant, and so does the alignment loss on transitions that
+    delta was not fitted to: else the trunk would be rewarded for learning them by heart through
+    delta, not for what delta says about the robot.
+    """
     leaf = delta.map(lambda t: t.detach().clone().requires_grad_())
     w0 = policy.live_w0()
-    transitions = data.transitions(embodiments, rng, config.transitions)
-    report = losses(policy, transitions, leaf.combine(w0, torch.add))
+    parts = [data.transitions(embodiments, rng, config.transitions, p) for p in PARTS]
+    both = leaf.combine(delta, lambda a, b: torch.cat([a, b]))
+    report = losses(policy, TransitionBatch.cat(parts), both.combine(w0, torch.add))
     action = action_loss(policy, data, embodiments, delta.combine(w0, torch.add), config, rng)
-    total = config.action_weight * action + report.total / len(embodiments)
+    total = config.action_weight * action + report.total / (2 * len(embodiments))
     return IterationLosses(total, report, action, leaf)
 
 

@@ -115,7 +115,7 @@ class InnerLoop:
         nn.utils.clip_grad_norm_(self.trunk.values(), config.gradient_clip)
         self.optimiser.step()
         pool.update(slots, losses.slot_gradient(), canonical_share(config, progress))
-        return {"action": float(losses.action.detach()), **losses.alignment.metrics}
+        return losses.metrics
 
     def resume(self, run: Path) -> int:
         """Take over the state that a stopped run left; returns the iteration to go on with."""

@@ -63,15 +63,21 @@ SHUFFLE: dict[str, Callable[[Inputs], Inputs]] = {
     "words now": lambda i: replace(i, now=shuffled(i.now, word_tokens(i.now))),
     "images next": lambda i: replace(i, following=shuffled(i.following, image_tokens(i.now))),
     "words next": lambda i: replace(i, following=shuffled(i.following, word_tokens(i.now))),
+    "feature now": lambda i: replace(i, now=_roll_feature(i.now)),
+    "feature next": lambda i: replace(i, following=_roll_feature(i.following)),
     "state": lambda i: replace(i, state=i.state.roll(1, 0)),
     "first action": lambda i: replace(i, actions=_roll_action(i.actions, 0)),
     "last action": lambda i: replace(i, actions=_roll_action(i.actions, -1)),
 }
 PERMITTED = {
     "state": {"images now", "words now"},
-    "actions": {"images now", "images next"},
+    "actions": {"feature now", "feature next"},
     "feature_change": {"images now", "state", "first action", "last action"},
 }
+
+
+def _roll_feature(prefix: Prefix) -> Prefix:
+    return replace(prefix, features=prefix.features.roll(1, 0))
 
 
 def _roll_action(actions: Tensor, index: int) -> Tensor:

@@ -26,7 +26,7 @@ else:
             name="micro",
             model=micro_model(),
             record=RecordConfig(
-                groups=3, held_out_groups=1, play_episodes=1, play_steps=36, demos=2, frames=6
+                groups=3, held_out_groups=1, play_episodes=2, play_steps=20, demos=2, frames=6
             ),
             prefix=PrefixConfig(iterations=3, batch_size=4),
             stage1=Stage1Config(

@@ -103,7 +103,7 @@ def test_recording_without_enough_groups_is_refused(
 
 def test_batches_are_rows_of_their_embodiments(data: Stage1Data, config: PretrainConfig) -> None:
     embodiments = [data.draw(seed, seed, 0.0, config.stage1) for seed in (1, 2)]
-    batch = data.transitions(embodiments, np.random.default_rng(0), 3)
+    batch = data.transitions(embodiments, np.random.default_rng(0), 3, "query")
     assert len(batch) == 6
     assert batch.actions.shape == (6, config.model.stride, 32)
     for index in range(6):
@@ -112,7 +112,7 @@ def test_batches_are_rows_of_their_embodiments(data: Stage1Data, config: Pretrai
         (row,) = np.flatnonzero((state == batch.state[index]).all(-1).numpy())[:1]
         expected = embodiment.actions[row : row + config.model.stride]
         assert np.array_equal(batch.actions[index].numpy(), expected)
-        assert batch.action_mask[index].tolist() == embodiment.action_mask.tolist()
+        assert batch.action_mask[index].tolist() == embodiment.aligned_mask.tolist()
 
 
 def test_delta_gets_the_gradient_of_its_own_alignment_loss_and_of_nothing_else(
@@ -129,8 +129,9 @@ def test_delta_gets_the_gradient_of_its_own_alignment_loss_and_of_nothing_else(
     outcome.total.backward()
     got = outcome.slot_gradient()
 
-    # The same transitions, each slot by itself, without any action loss.
-    batch = data.transitions(embodiments, np.random.default_rng(7), settings.transitions)
+    # The same support transitions, each slot by itself: no query transitions, no action loss.
+    rng = np.random.default_rng(7)
+    batch = data.transitions(embodiments, rng, settings.transitions, "support")
     for slot, rows in enumerate(([0, 1], [2, 3])):
         w = policy.base_w().combine(delta.select(torch.tensor(slot)), torch.add)
         w = w.map(lambda t: t.requires_grad_())
@@ -313,3 +314,39 @@ def test_compiled_stacks_are_so_only_within_the_block(config: PretrainConfig) ->
         assert policy.action.forward is first, "compiled twice"
     with compiled(policy, enabled=False):
         assert "forward" not in vars(policy.action)
+
+
+def test_delta_is_never_fitted_to_query_transitions(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    for seed in range(6):
+        embodiment = data.draw(seed, seed, 0.0, config.stage1)
+        support, query = set(embodiment.support.tolist()), set(embodiment.query.tolist())
+        assert support | query == set(embodiment.group.transitions.tolist())
+        assert not support & query
+        episode = data.recording["episode"]
+        assert {int(episode[r]) for r in support}.isdisjoint(int(episode[r]) for r in query)
+    drawn = [data.draw(seed, 1, 0.0, config.stage1) for seed in range(10)]
+    assert len({int(e.support[0]) for e in drawn}) == 2, "always the same half"
+
+
+def test_trunk_learns_from_query_transitions_too(data: Stage1Data, config: PretrainConfig) -> None:
+    settings, policy = config.stage1, make_policy(config)
+    embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
+    losses, delta = AlignmentLosses(settings.inner), random_w(policy, 2)
+    outcome = outer_and_inner(
+        policy, losses, data, embodiments, delta, settings, np.random.default_rng(7)
+    )
+    rng = np.random.default_rng(7)
+    w = delta.combine(policy.live_w0(), torch.add)
+    expected = {}
+    for name, part in (("alignment", "support"), ("query", "query")):
+        batch = data.transitions(embodiments, rng, settings.transitions, part)
+        for key, value in losses(policy, batch, w).metrics.items():
+            expected[f"{name}/{key.split('/')[1]}"] = value
+    metrics = outcome.metrics
+    assert metrics.keys() == expected.keys() | {"action"}
+    for key, value in expected.items():
+        assert metrics[key] == pytest.approx(value, rel=1e-4)
+    mean = (metrics["alignment/total"] + metrics["query/total"]) / 2
+    assert float(outcome.total.detach()) == pytest.approx(metrics["action"] + mean, rel=1e-4)
