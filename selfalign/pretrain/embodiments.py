@@ -109,7 +109,7 @@ def draw_space(rng: np.random.Generator, shares: dict[str, float], arm: Arm) -> 
 def normalised_states(
     recording: Recording, groups: list[Group], width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """States [N, width] by the declared limits of each arm, and which numbers alignment predicts."""
+    """States [N, width] by the declared limits of each arm, and what alignment predicts of them."""
     states = np.zeros((len(recording), width), np.float32)
     mask = np.zeros((len(recording), width), np.bool_)
     opening_high = recording.episodes[0]["arm"]["gripper_limits"][1]
