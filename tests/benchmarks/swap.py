@@ -16,11 +16,14 @@ from websockets.sync.client import connect
 
 from server.wire.codec import pack, unpack
 from tests.benchmarks.figure import Figure, percentile, rounded
+from tests.benchmarks.play_stream import pace
 from tests.benchmarks.robot import observation
 from tests.benchmarks.served_model import load_served_policy, snapshot_near_base
 from tests.benchmarks.server_process import ServerProcess
 
 SWAPS = 1000
+# Slow enough for some chunks to be made between two swaps.
+SWAPS_HZ = 40.0
 CONTROLLERS = 2
 SEED = 7
 
@@ -57,7 +60,9 @@ def measure() -> Iterator[Figure]:
         ]
         for thread in threads:
             thread.start()
-        swaps = [activate(server, robot, versions[(turn + 1) % 2]) for turn in range(SWAPS)]
+        swaps = [
+            activate(server, robot, versions[(turn + 1) % 2]) for turn in pace(SWAPS_HZ, SWAPS)
+        ]
         stop.set()
         for thread in threads:
             thread.join()
