@@ -30,6 +30,12 @@ class GateConfig(BaseModel):
     max_single_increase: float = Field(
         0.10, ge=0, allow_inf_nan=False, description="Share by which one loss may rise"
     )
+    max_small_increase: float = Field(
+        0.01,
+        ge=0,
+        allow_inf_nan=False,
+        description="Any loss may rise by this much: 1 is a prediction of the mean, this is noise",
+    )
     exempt_losses: tuple[str, ...] = Field(
         (), description="Losses that may rise, since they were switched off: alignment/<loss>"
     )
@@ -194,7 +200,8 @@ def _check_losses(
     )
     checks = [GateCheck("held_out_total", total <= limit, total, limit, message)]
     for name in sorted(before.keys() - {_TOTAL} - set(config.exempt_losses)):
-        limit = before[name] * (1.0 + config.max_single_increase)
+        rise = max(before[name] * config.max_single_increase, config.max_small_increase)
+        limit = before[name] + rise
         value = after.get(name, math.nan)
         message = f"held-out {name} is {value:.4g}, expected at most {limit:.4g}"
         checks.append(GateCheck(name, value <= limit, value, limit, message))

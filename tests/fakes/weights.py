@@ -1,8 +1,8 @@
 """Small W and snapshots of them."""
 
 import torch
-from selfalign.align.snapshot import SnapshotMeta, encode_snapshot
 
+from selfalign.align.snapshot import SnapshotMeta, encode_snapshot
 from selfalign.model.weights import FastWeights
 
 BASE_SHA256 = "b" * 64

@@ -116,6 +116,13 @@ def test_small_rise_of_one_loss_passes():
     assert judge(after=scaled(0.5, dynamics=1.09)).passed
 
 
+@pytest.mark.parametrize(("perception", "passes"), [(0.017, True), (0.019, False)])
+def test_rise_of_a_loss_near_zero_is_noise(perception, passes):
+    before = LOSSES | {"alignment/perception": 0.008}
+    report = judge(before=before, after=scaled(0.5, perception=perception))
+    assert failed(report) == ([] if passes else ["alignment/perception"])
+
+
 def test_loss_that_was_switched_off_may_rise():
     config = GateConfig(exempt_losses=("alignment/dynamics",))
     assert judge(after=scaled(0.5, dynamics=9.0), config=config).passed
@@ -259,6 +266,7 @@ def test_gates_do_not_change_any_w():
         {"min_improvement": 1.0},
         {"min_improvement": math.nan},
         {"max_single_increase": math.nan},
+        {"max_small_increase": math.inf},
         {"max_relative_delta": 0},
         {"max_relative_delta": math.nan},
         {"max_action_deviation": math.inf},
