@@ -19,7 +19,7 @@ from selfalign.data.play_step import check_play_step
 from selfalign.data.play_store import PlayStore, new_episode_id
 from server.episode import Episode, PlayError, failure, recorder_behind
 from server.play_records import Begin, End, Entry, Flush, Step, encode
-from server.ring import RingFull, RingMemory, RingWriter
+from server.ring import RecordTooLarge, RingFull, RingMemory, RingWriter
 from server.signals import Signal
 from server.supervisor import ChildSpec, HelperProcess, Supervisor
 
@@ -292,6 +292,12 @@ class Ingest:
             self._ring.push(*encode(entry))
         except RingFull:
             return False
+        except RecordTooLarge as error:
+            raise PlayError(
+                "body-too-large",
+                413,
+                f"this play step is too large to be recorded: {error}; send smaller images",
+            ) from None
         # The recorder looks by itself some times a second; to be woken for each step would cost
         # it more than the step. What somebody waits for, and a filling ring, wake it.
         if not isinstance(entry, Step) or self._memory.used > self._memory.capacity // 8:

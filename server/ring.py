@@ -38,6 +38,10 @@ class Record:
     end: int
 
 
+class RecordTooLarge(ValueError):
+    """A record that the ring does not take at any time."""
+
+
 class RingFull(Exception):
     """There is no room: the recorder is behind, or not running."""
 
@@ -109,10 +113,10 @@ class RingWriter:
 
         Raises:
             RingFull: Nothing was written.
-            ValueError: The payload could never fit well.
+            RecordTooLarge: The payload could never fit well.
         """
         if len(payload) > self.largest:
-            raise ValueError(f"a record of {len(payload)} bytes; at most {self.largest} fit")
+            raise RecordTooLarge(f"a record of {len(payload)} bytes; at most {self.largest} fit")
         need = _HEADER.size + -(-len(payload) // _ALIGN) * _ALIGN
         memory = self._memory
         with self._lock:

@@ -300,6 +300,17 @@ async def test_wrong_steps_are_not_taken(desk: Desk) -> None:
 
 
 @pytest.mark.asyncio
+async def test_step_larger_than_the_ring_takes_is_refused(desk: Desk) -> None:
+    camera = SPEC.cameras[0].model_copy(update={"height": 2600, "width": 2600})
+    large = SPEC.model_copy(update={"cameras": (camera,)})
+    episode = await desk.begin(large)
+    with pytest.raises(PlayError, match="too large") as caught:
+        await desk.ingest.add(episode, step(0, large))
+    assert (caught.value.code, caught.value.status) == ("body-too-large", 413)
+    assert episode.received == 0
+
+
+@pytest.mark.asyncio
 async def test_meta_that_is_too_large_or_no_json_is_refused(desk: Desk) -> None:
     for meta in ({"x": "y" * 70_000}, {"x": float("nan")}, {"x": object()}):
         with pytest.raises(PlayError) as caught:
