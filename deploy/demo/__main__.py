@@ -120,15 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--family",
         choices=FAMILIES,
-        default="tool_rotated",
-        help="what an unseen action space is drawn from (default tool_rotated)",
+        default="tool_yawed",
+        help="what an unseen action space is drawn from (default tool_yawed: a tool frame turned "
+        "about the vertical, maybe mirrored; tool_rotated: turned in any way)",
     )
     add("--episodes", type=_count, default=50, help="start states in all (default 50)")
     add(
         "--embodiments",
         type=_count,
-        default=1,
-        help="unseen robots to spread them over (default 1)",
+        default=5,
+        help="unseen robots to spread them over (default 5)",
     )
     add("--execute", type=_count, help="steps of a chunk to execute before the next (default all)")
     add("--play-steps", type=_count, default=130, help="steps of play a robot (default 130: 13 s)")
