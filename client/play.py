@@ -73,6 +73,8 @@ class PlayRecorder:
         self._window = window
         self._socket = Socket(endpoint, "/play", opened=self._begin)
         self._unacknowledged: deque[bytes] = deque()
+        # Steps given up when one of them was refused: acknowledgements still count the others.
+        self._given_up = 0
         self._episodes: list[RecordedEpisode] = []
 
     def __enter__(self) -> Self:
@@ -154,6 +156,7 @@ class PlayRecorder:
         if not isinstance(answer, PlayStarted):
             raise ProtocolError(f"expected the start of an episode, got {answer.type!r}")
         self._episodes.append(RecordedEpisode(answer.episode, 0, 0, is_sealed=False))
+        self._given_up = 0
         for message in self._unacknowledged:
             socket.send(message)
 
@@ -178,6 +181,7 @@ class PlayRecorder:
             answer = _answer(body)
         except ServerProblem:
             # Which step was refused is not known, so what is unacknowledged is not either.
+            self._given_up = max(0, self._given_up + len(self._unacknowledged) - 1)
             self._unacknowledged.clear()
             raise
         episode = self._episodes[-1]
@@ -186,7 +190,10 @@ class PlayRecorder:
             length = answer.length
             self._episodes[-1] = RecordedEpisode(episode.id, length, length, is_sealed=True)
         elif isinstance(answer, PlayAck):
-            for _ in range(min(answer.received - episode.received, len(self._unacknowledged))):
+            more = answer.received - episode.received
+            of_given_up = min(more, self._given_up)
+            self._given_up -= of_given_up
+            for _ in range(min(more - of_given_up, len(self._unacknowledged))):
                 self._unacknowledged.popleft()
             self._episodes[-1] = RecordedEpisode(
                 episode.id, answer.received, answer.durable, is_sealed=False
