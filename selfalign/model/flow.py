@@ -54,9 +54,9 @@ def sample(
     return x
 
 
-def time_embedding(time_B: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
-    """Sine and cosine of the time at geometrically spaced periods: [B, width]."""
-    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time_B.device)
+def time_embedding(time: Tensor, width: int, min_period: float, max_period: float) -> Tensor:
+    """Sine and cosine of times [...] at geometrically spaced periods: [..., width]."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
     period = min_period * (max_period / min_period) ** fraction
-    angle = 2 * torch.pi / period * time_B.double()[:, None]
-    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(time_B.dtype)
+    angle = 2 * torch.pi / period * time.double()[..., None]
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(time.dtype)

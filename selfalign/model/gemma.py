@@ -57,10 +57,15 @@ class AdaRMSNorm(nn.Module):
         nn.init.zeros_(self.dense.bias)
 
     def forward(self, x_BTD: Tensor, condition_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """The normed x and the gate [B, 1, D] of the residual that follows."""
+        """The normed x and the gate [B, 1, D] of the residual that follows.
+
+        The condition may also be one per token, [B, T, C]; then the gate is [B, T, D].
+        """
         x = x_BTD.float()
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-        scale, shift, gate = self.dense(condition_BC)[:, None, :].chunk(3, dim=-1)
+        if condition_BC.dim() == 2:
+            condition_BC = condition_BC[:, None]
+        scale, shift, gate = self.dense(condition_BC).chunk(3, dim=-1)
         return (normed * (1 + scale.float()) + shift.float()).type_as(x_BTD), gate.type_as(x_BTD)
 
 

@@ -165,7 +165,10 @@ class Policy(nn.Module):
     def predict(
         self, prefix: Prefix, state_Bs: Tensor, x_t: Tensor, time_B: Tensor, w: FastWeights
     ) -> Tensor:
-        """One pass of the action expert over a noisy chunk: what `flow_target` names, [B, H, A]."""
+        """One pass of the action expert over a noisy chunk: what `flow_target` names, [B, H, A].
+
+        The time is one per chunk [B], or one per action [B, H] (model/rtc.py).
+        """
         dtype, state_Bs = x_t.dtype, state_Bs.to(self.dtype)
         actions, condition = self._embed_actions(x_t, time_B)
         stateful = self.config.flavour == "pi0"
@@ -227,7 +230,10 @@ class Policy(nn.Module):
         return self.alignment(hidden)
 
     def _embed_actions(self, actions: Tensor, time_B: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Action tokens [B, n, D] and the condition of adaptive norms (pi0.5) or None (pi0)."""
+        """Action tokens [B, n, D] and the condition of adaptive norms (pi0.5) or None (pi0).
+
+        The time is [B], or [B, n]; a condition has the shape of the time and D.
+        """
         config = self.config
         embedded = self.action_in_proj(actions.to(self.dtype))
         time = flow.time_embedding(
@@ -236,7 +242,9 @@ class Policy(nn.Module):
         if config.flavour == "pi05":
             condition = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
             return embedded, condition
-        both = torch.cat([embedded, time[:, None].expand_as(embedded)], dim=-1)
+        if time.dim() == 2:
+            time = time[:, None].expand_as(embedded)
+        both = torch.cat([embedded, time], dim=-1)
         return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both))), None
 
 
