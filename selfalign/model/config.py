@@ -82,6 +82,11 @@ class ModelConfig(_Frozen):
     flow_target: Literal["velocity", "clean"] = Field(
         "velocity", description="What action_out_proj predicts: noise - action, or the action"
     )
+    trained_delay: int = Field(
+        0,
+        ge=0,
+        description="Longest frozen start of a chunk that training has shown (model/rtc.py)",
+    )
     vocab_size: int = Field(ge=8)
     max_prompt_tokens: int = Field(ge=2)
     feature_dim: int = Field(ge=1, description="Numbers in the vision feature of one camera")
@@ -99,6 +104,10 @@ class ModelConfig(_Frozen):
         if self.action.width % self.ttt.heads:
             raise ValueError(
                 f"action.width {self.action.width} is no multiple of ttt.heads {self.ttt.heads}"
+            )
+        if self.trained_delay >= self.horizon:
+            raise ValueError(
+                f"trained_delay {self.trained_delay} must be below horizon {self.horizon}"
             )
         if self.alignment.width != self.action.width:
             raise ValueError("alignment.width must equal action.width: it reads the action expert")
@@ -118,6 +127,18 @@ class ModelConfig(_Frozen):
     def ttt_head_dim(self) -> int:
         """Side d of one head's W1."""
         return self.action.width // self.ttt.heads
+
+    def identity(self) -> str:
+        """What counts for the identity of a frozen model, as JSON.
+
+        A field that a later version added does not count at its default: it would refuse the
+        stored W of every model made before.
+        """
+        added = {"trained_delay"}
+        new = {
+            name for name in added if getattr(self, name) == type(self).model_fields[name].default
+        }
+        return self.model_dump_json(exclude=new)
 
     def save(self, path: Path) -> None:
         """Write the configuration as JSON."""

@@ -76,7 +76,7 @@ class Policy(nn.Module):
         """End training: no gradients, evaluation mode, and the identity of the frozen model."""
         self.requires_grad_(False).eval()
         frozen = {k: v for k, v in self.state_dict().items() if not k.startswith("w0_")}
-        self._base_sha256 = sha256_of(frozen, self.config.model_dump_json())
+        self._base_sha256 = sha256_of(frozen, self.config.identity())
         return self
 
     @property
