@@ -1,0 +1,231 @@
+"""Real-time chunking: a new chunk that continues the one being executed, from whatever W.
+
+While a chunk is computed the robot executes steps of the chunk before it. Those `delay` steps are
+frozen: the new chunk must agree with them, and should agree less and less with what follows, up to
+step `until`. The sampler in-paints. Two forms:
+
+- guided: works with any flow policy. Each step is corrected along the gradient of the disagreement
+  (pseudo-inverse guidance; Black, Galliker, Levine 2025, arXiv 2506.07339, with t = 1 - tau).
+- prefixed: for a model trained with frozen starts (`ModelConfig.trained_delay`). Frozen actions are
+  given clean with a time of 0 of their own; costs nothing (Black et al. 2025, arXiv 2512.05964).
+
+Shape key: B batch, H horizon, A action numbers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from selfalign.errors import ModelError
+from selfalign.model import flow
+from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
+from selfalign.model.weights import FastWeights
+
+Form = Literal["auto", "guided", "trained"]
+Jacobian = Literal["network", "identity"]
+
+
+@final
+@dataclass(frozen=True)
+class Overlap:
+    """What is left of the chunks being executed, from the step of the new observations on.
+
+    Attributes:
+        actions_BHA: normalised; rows that nobody knows may hold anything finite.
+        delay_B: how many steps are frozen: they will have been executed when the new chunk comes.
+        until_B: the first step that is free; at most the number of known rows. 0 in both: this
+            sample continues nothing, and is sampled as without an overlap.
+        known_A: True for action numbers that the robot has; padding is not pulled anywhere.
+    """
+
+    actions_BHA: Tensor
+    delay_B: Tensor
+    until_B: Tensor
+    known_A: Tensor
+
+    def __post_init__(self) -> None:
+        batch, horizon, _ = self.actions_BHA.shape
+        if self.delay_B.shape != (batch,) or self.until_B.shape != (batch,):
+            raise ValueError(f"delay and until must be [{batch}], one a chunk")
+        lowest, highest = int(self.delay_B.min()), int(self.until_B.max())
+        if lowest < 0 or highest > horizon or bool((self.delay_B > self.until_B).any()):
+            raise ValueError(
+                f"0 <= delay <= until <= {horizon} must hold, got delay {self.delay_B.tolist()}, "
+                f"until {self.until_B.tolist()}"
+            )
+
+    @property
+    def longest_delay(self) -> int:
+        """The largest delay of the batch [step]."""
+        return int(self.delay_B.max())
+
+    def frozen(self) -> Tensor:
+        """True where an action is frozen: bool [B, H]."""
+        steps = torch.arange(self.actions_BHA.shape[1], device=self.delay_B.device)
+        return steps < self.delay_B[:, None]
+
+    def weights(self) -> Tensor:
+        """How much each step counts: 1 while frozen, then decaying, 0 from `until` on: [B, H].
+
+        The decay is w (e^w - 1) / (e - 1) with w falling linearly (equation 5 of the paper).
+        """
+        steps = torch.arange(self.actions_BHA.shape[1], device=self.delay_B.device)
+        delay_B1, until_B1 = self.delay_B[:, None], self.until_B[:, None]
+        linear = ((until_B1 - steps) / (until_B1 - delay_B1 + 1)).clamp(0, 1)
+        decayed = linear * torch.expm1(linear) / math.expm1(1)
+        return torch.where(steps < delay_B1, 1.0, decayed)
+
+
+@final
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly a chunk is pulled towards the one before it.
+
+    Attributes:
+        most: bound of the guidance weight (beta of the paper).
+        jacobian: `network` takes the gradient through the network (the paper); `identity` takes the
+            network's output as constant: no backward pass, and it pulls a policy that is sure of
+            itself as well.
+    """
+
+    most: float = 5.0
+    jacobian: Jacobian = "network"
+
+    def __post_init__(self) -> None:
+        if not self.most > 0:
+            raise ValueError(f"the bound of the guidance weight must be positive, got {self.most}")
+
+    def weight(self, time: float) -> float:
+        """min(most, (1 - tau) / (tau r^2)) at tau = 1 - t, r^2 = t^2 / (t^2 + (1 - t)^2)."""
+        rest = time * (1 - time)
+        return min(self.most, (time**2 + (1 - time) ** 2) / rest) if rest > 0 else self.most
+
+
+def continue_chunk(
+    policy: Policy,
+    prefix: Prefix,
+    state_Bs: Tensor,
+    w: FastWeights,
+    overlap: Overlap,
+    *,
+    noise: Tensor,
+    form: Form = "auto",
+    guidance: Guidance | None = None,
+) -> Tensor:
+    """A normalised chunk [B, H, A] that continues `overlap`; its frozen actions are the old ones.
+
+    Call it under `no_grad`, not under `inference_mode`: the guided form takes gradients.
+
+    Args:
+        policy: the frozen policy.
+        prefix: of the new observations.
+        state_Bs: of the new observations.
+        w: the W of the new chunk; nothing asks which W made the old one.
+        overlap: what is left of the old chunks.
+        noise: [B, H, A].
+        form: `trained`, `guided`, or `auto`: trained where the model was trained for such a delay.
+        guidance: of the guided form.
+
+    Raises:
+        ModelError: the trained form with a model that was not trained for so long a delay.
+    """
+    config = policy.config
+
+    def predict(x_t: Tensor, time: Tensor) -> Tensor:
+        return policy.predict(prefix, state_Bs, x_t, time, w)
+
+    if form == "auto":
+        trained = 0 < overlap.longest_delay <= config.trained_delay
+        form = "trained" if trained else "guided"
+    if form == "trained":
+        _check_trained(policy, overlap)
+        return sample_prefixed(predict, noise, config.flow_steps, config.flow_target, overlap)
+    return sample_guided(
+        predict, noise, config.flow_steps, config.flow_target, overlap, guidance or Guidance()
+    )
+
+
+def sample_guided(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise_BHA: Tensor,
+    steps: int,
+    target: flow.FlowTarget,
+    overlap: Overlap,
+    guidance: Guidance,
+) -> Tensor:
+    """Euler integration with guidance: [B, H, A]. `predict(x_t, time_B)` is the network.
+
+    Raises:
+        ModelError: called under `inference_mode` with the network's Jacobian.
+    """
+    if guidance.jacobian == "network" and torch.is_inference_mode_enabled():
+        raise ModelError("guided chunks take gradients: use torch.no_grad, not inference_mode")
+    weights_BHA = (overlap.weights()[..., None] * overlap.known_A).to(noise_BHA.dtype)
+    x, delta = noise_BHA, -1.0 / steps
+    for index in range(steps):
+        time = 1.0 + index * delta
+        velocity, correction = _corrected(
+            predict, x, time, target, overlap.actions_BHA, weights_BHA, guidance.jacobian
+        )
+        x = x + delta * (velocity - guidance.weight(time) * correction)
+    return torch.where(overlap.frozen()[..., None], overlap.actions_BHA, x)
+
+
+def sample_prefixed(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise_BHA: Tensor,
+    steps: int,
+    target: flow.FlowTarget,
+    overlap: Overlap,
+) -> Tensor:
+    """Euler integration of what is not frozen: [B, H, A]. `predict(x_t, time_BH)`.
+
+    Frozen actions are clean at every step and have time 0. `until` plays no part.
+    """
+    frozen_BH = overlap.frozen()
+    frozen_BH1 = frozen_BH[..., None]
+    x, delta = torch.where(frozen_BH1, overlap.actions_BHA, noise_BHA), -1.0 / steps
+    for index in range(steps):
+        time = 1.0 + index * delta
+        time_BH = torch.full(frozen_BH.shape, time, device=x.device, dtype=torch.float32)
+        predicted = predict(x, time_BH.masked_fill(frozen_BH, 0.0))
+        moved = x + delta * flow.to_velocity(predicted, x, time, target)
+        x = torch.where(frozen_BH1, overlap.actions_BHA, moved)
+    return x
+
+
+def _corrected(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    time: float,
+    target: flow.FlowTarget,
+    previous_BHA: Tensor,
+    weights_BHA: Tensor,
+    jacobian: Jacobian,
+) -> tuple[Tensor, Tensor]:
+    """The velocity, and how the expected action moves towards the old one along x: J^T error."""
+    time_B = torch.full((x.shape[0],), time, device=x.device, dtype=torch.float32)
+    with torch.set_grad_enabled(jacobian == "network"):
+        x = x.detach().requires_grad_(jacobian == "network")
+        predicted = predict(x, time_B)
+        velocity = flow.to_velocity(predicted, x, time, target)
+        clean = predicted if target == "clean" else x - time * velocity
+        error = ((previous_BHA - clean) * weights_BHA).detach()
+        if jacobian == "identity":
+            return velocity, error
+        (correction,) = torch.autograd.grad(clean, x, error)
+    return velocity.detach(), correction
+
+
+def _check_trained(policy: Policy, overlap: Overlap) -> None:
+    trained, config = policy.config.trained_delay, policy.config
+    if overlap.longest_delay > trained:
+        raise ModelError(
+            f"model {config.variant!r} was trained for frozen starts of at most {trained} steps "
+            f"(trained_delay), not {overlap.longest_delay}; use the guided form"
+        )
