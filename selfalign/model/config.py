@@ -1,7 +1,7 @@
 """The geometry of a policy: everything that decides which tensors it has and how it is run."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,9 @@ class VisionConfig(_Frozen):
     heads: int = Field(ge=1)
     mlp_dim: int = Field(ge=8)
     token_merge: int = Field(1, ge=1)
+    readout: Literal["linear", "mean"] = Field(
+        "linear", description="Feature of a picture: a linear map of its tokens, or their mean"
+    )
 
     @model_validator(mode="after")
     def _patches_fill_the_image(self) -> Self:
@@ -82,6 +85,9 @@ class ModelConfig(_Frozen):
     flow_target: Literal["velocity", "clean"] = Field(
         "velocity", description="What action_out_proj predicts: noise - action, or the action"
     )
+    attached: bool = Field(
+        True, description="False: a converted policy, still without TTT and alignment expert"
+    )
     trained_delay: int = Field(
         0,
         ge=0,
@@ -111,6 +117,11 @@ class ModelConfig(_Frozen):
             )
         if self.alignment.width != self.action.width:
             raise ValueError("alignment.width must equal action.width: it reads the action expert")
+        if self.vision.readout == "mean" and self.feature_dim != self.vision.token_width:
+            raise ValueError(
+                f"feature_dim {self.feature_dim} must be {self.vision.token_width}, the width of "
+                "an image token, whose mean it is"
+            )
         bad = [i for i in self.ttt_layers if not 0 <= i < self.action.depth]
         if bad or len(set(self.ttt_layers)) != len(self.ttt_layers):
             raise ValueError(
@@ -134,10 +145,11 @@ class ModelConfig(_Frozen):
         A field that a later version added does not count at its default: it would refuse the
         stored W of every model made before.
         """
-        added = {"trained_delay"}
-        new = {
-            name for name in added if getattr(self, name) == type(self).model_fields[name].default
-        }
+        new: dict[str, Any] = {"attached": True}
+        if self.trained_delay == 0:
+            new["trained_delay"] = True
+        if self.vision.readout == "linear":
+            new["vision"] = {"readout"}
         return self.model_dump_json(exclude=new)
 
     def save(self, path: Path) -> None:
@@ -223,4 +235,65 @@ def tiny_config() -> ModelConfig:
         feature_dim=27,
         state_scale=0.2,
         action_scale=0.5,
+    )
+
+
+def pi0_config(*, depth: int = 18, vision_depth: int = 27, alignment_depth: int = 4) -> ModelConfig:
+    """Full-size pi0, as openpi publishes it. Smaller depths are for tests and benchmarks.
+
+    Args:
+        depth: Layers of the language model and of the action expert.
+        vision_depth: Layers of the vision tower.
+        alignment_depth: Layers of the alignment expert: 4, 6, 8 or 18 in the plan.
+    """
+    return _published("pi0", depth, vision_depth, alignment_depth)
+
+
+def pi05_config(
+    *, depth: int = 18, vision_depth: int = 27, alignment_depth: int = 4
+) -> ModelConfig:
+    """Full-size pi0.5, as openpi publishes it; the arguments are those of `pi0_config`."""
+    return _published("pi05", depth, vision_depth, alignment_depth)
+
+
+def gemma_variant(name: str) -> StackConfig:
+    """The geometry that openpi and LeRobot call by this name. Raises ModelError for others."""
+    variants = {
+        "gemma_2b": _gemma(2048, 18, 16384, 8, 1, 256),
+        "gemma_300m": _gemma(1024, 18, 4096, 8, 1, 256),
+        "dummy": _gemma(64, 4, 128, 8, 1, 16),
+    }
+    if name not in variants:
+        raise ModelError(f"the variant {name!r} is not one of {', '.join(variants)}")
+    return variants[name]
+
+
+def _published(
+    flavour: Literal["pi0", "pi05"], depth: int, vision_depth: int, alignment_depth: int
+) -> ModelConfig:
+    vision = VisionConfig(
+        image_size=224,
+        patch_size=14,
+        width=1152,
+        depth=vision_depth,
+        heads=16,
+        mlp_dim=4304,
+        readout="mean",
+    )
+    expert = gemma_variant("gemma_300m")
+    return ModelConfig(
+        variant=flavour,
+        flavour=flavour,
+        vision=vision,
+        language=gemma_variant("gemma_2b").model_copy(update={"depth": depth}),
+        action=expert.model_copy(update={"depth": depth}),
+        alignment=expert.model_copy(update={"depth": alignment_depth}),
+        ttt=TTTConfig(heads=8, gate_init=0.0),
+        max_cameras=3,
+        horizon=50,
+        flow_steps=10,
+        flow_target="velocity",
+        vocab_size=257152,
+        max_prompt_tokens=200 if flavour == "pi05" else 48,
+        feature_dim=vision.token_width,
     )

@@ -72,11 +72,14 @@ class Policy(nn.Module):
         """A copy of W0, the W that every robot starts from."""
         return self.live_w0().detach()
 
-    def freeze(self) -> "Policy":
-        """End training: no gradients, evaluation mode, and the identity of the frozen model."""
+    def freeze(self, base_sha256: str | None = None) -> "Policy":
+        """End training: no gradients, evaluation mode, and the identity of the frozen model.
+
+        The identity is computed from the weights unless the caller knows that of their file.
+        """
         self.requires_grad_(False).eval()
         frozen = {k: v for k, v in self.state_dict().items() if not k.startswith("w0_")}
-        self._base_sha256 = sha256_of(frozen, self.config.identity())
+        self._base_sha256 = base_sha256 or sha256_of(frozen, self.config.identity())
         return self
 
     @property

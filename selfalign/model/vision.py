@@ -34,6 +34,24 @@ class FeatureReadout(nn.Module):
 
 
 @final
+class MeanReadout(nn.Module):
+    """The mean of the image tokens of a picture: the feature of published models, no new weights.
+
+    `spread` scales its change as in `FeatureReadout`.
+    """
+
+    spread: Tensor
+
+    def __init__(self, token_width: int) -> None:
+        super().__init__()
+        self.register_buffer("spread", torch.ones(token_width))
+
+    def forward(self, tokens_MIE: Tensor) -> Tensor:
+        """[M, I, E] to [M, E]."""
+        return tokens_MIE.mean(1)
+
+
+@final
 class VisionTower(nn.Module):
     """Images to prefix tokens. `tower` and `projector` keep the names of published checkpoints."""
 
@@ -52,7 +70,11 @@ class VisionTower(nn.Module):
             )
         )
         self.projector = nn.Linear(config.token_width, prefix_width)
-        self.readout = FeatureReadout(config.tokens, config.token_width, feature_dim)
+        self.readout: MeanReadout | FeatureReadout = (
+            MeanReadout(config.token_width)
+            if config.readout == "mean"
+            else FeatureReadout(config.tokens, config.token_width, feature_dim)
+        )
 
     def tokens(self, images_M3SS: Tensor) -> Tensor:
         """Images in [-1, 1] to merged tokens [M, I, E], before the projector."""
