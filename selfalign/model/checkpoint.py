@@ -1,19 +1,27 @@
-"""Model directories: model.safetensors, config.json, tokenizer.json, MODEL_CARD.md."""
+"""Model directories: model.safetensors, config.json, tokenizer.json, MODEL_CARD.md.
+
+Weights are mapped from the file, not copied: a policy takes no more memory than its weights, and
+the server and its align worker share them. Only a change of precision or a GPU makes a copy, block
+by block.
+"""
 
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
+from transformers.models.gemma.modeling_gemma import GemmaRotaryEmbedding
+from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
 from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig, dummy_config
+from selfalign.model.identity import file_identity
 from selfalign.model.policy import Policy
+from selfalign.model.tensor_file import Planned, TensorFile, write_tensors
 from selfalign.model.tokenizer import read_tokenizer
 
-_WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
 def shipped_model_dir() -> Path:
@@ -22,34 +30,43 @@ def shipped_model_dir() -> Path:
 
 
 def load_policy(
-    directory: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    directory: Path, *, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> Policy:
     """Read a frozen policy. Raises ModelError that names a missing, extra or wrong-shaped key.
 
-    W0 stays float32 whatever dtype the rest is cast to.
+    Args:
+        directory: A model directory.
+        device: Where the weights go.
+        dtype: The precision of the weights; None takes them as they are in the file. W0 and
+            buffers stay float32: rotary frequencies in half precision would be other positions.
     """
-    config = ModelConfig.load(directory / _CONFIG)
-    tokenizer = read_tokenizer(directory / _TOKENIZER)
-    policy = Policy(config, tokenizer)
-    tensors = _read(directory / _WEIGHTS)
-    _check(tensors, policy.state_dict(), directory / _WEIGHTS)
-    policy.load_state_dict(tensors)
-    # Buffers stay float32 like W0: rotary frequencies in half precision would be other positions.
-    for name, parameter in policy.named_parameters():
-        if not name.startswith("w0_"):
-            parameter.data = parameter.data.to(dtype)
-    return policy.to(device=device).freeze()
+    config = ModelConfig.load(directory / CONFIG)
+    if not config.attached:
+        raise ModelError(
+            f"{directory} has no TTT layers and no alignment expert; make a directory that has "
+            f"them with: selfalign attach --from {directory} --to OTHER_DIR"
+        )
+    policy = empty_policy(config, read_tokenizer(directory / TOKENIZER))
+    file = TensorFile.open(directory / WEIGHTS)
+    check_keys(file, policy.state_dict())
+    identity = file_identity(file, config)
+    fixed = {name for name, _ in policy.named_buffers()} | {"w0_W1", "w0_b1"}
+    weights = {
+        name: _load(file, name, torch.float32 if name in fixed else dtype, device)
+        for name in file.entries
+    }
+    policy.load_state_dict(weights, assign=True)
+    _fill_buffers(policy, device)
+    return policy.freeze(identity)
 
 
 def save_policy(policy: Policy, directory: Path) -> None:
     """Write a model directory, with the weights in the precision that they have."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()
-    }
-    save_file(state, directory / _WEIGHTS)
-    policy.config.save(directory / _CONFIG)
-    policy.prompts.tokenizer.save(str(directory / _TOKENIZER))
+    state = policy.state_dict()
+    write_tensors(directory / WEIGHTS, {name: _planned(state[name]) for name in state})
+    policy.config.save(directory / CONFIG)
+    policy.prompts.tokenizer.save(str(directory / TOKENIZER))
 
 
 def make_dummy_policy(seed: int = 0, config: ModelConfig | None = None) -> Policy:
@@ -60,28 +77,54 @@ def make_dummy_policy(seed: int = 0, config: ModelConfig | None = None) -> Polic
     return policy.freeze()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist; a model directory has a {_WEIGHTS}")
-    try:
-        with safe_open(path, framework="pt") as reader:
-            return {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a safetensors file: {error}") from None
+def empty_policy(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Policy:
+    """A policy of names and shapes only, on the meta device: it takes no memory."""
+    with torch.device("meta"):
+        return Policy(config, tokenizer)
 
 
-def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    missing, extra = (
-        sorted(expected.keys() - tensors.keys()),
-        sorted(tensors.keys() - expected.keys()),
-    )
+def check_keys(file: TensorFile, expected: dict[str, Tensor]) -> None:
+    """Compare the names and shapes of a file with what a configuration asks for.
+
+    Raises:
+        ModelError: a key is missing, unknown or of another shape.
+    """
+    missing = sorted(expected.keys() - file.entries.keys())
+    extra = sorted(file.entries.keys() - expected.keys())
     if missing or extra:
-        raise ModelError(f"{path}: missing keys {missing[:5]}, unknown keys {extra[:5]}")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
+        raise ModelError(f"{file.path}: missing keys {missing[:5]}, unknown keys {extra[:5]}")
+    for name, entry in file.entries.items():
+        if entry.shape != tuple(expected[name].shape):
             raise ModelError(
-                f"{path}: {name} is {tuple(tensor.shape)}, config.json asks for "
+                f"{file.path}: {name} is {entry.shape}, config.json asks for "
                 f"{tuple(expected[name].shape)}"
             )
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{path}: {name} holds NaN or infinity")
+
+
+def _load(file: TensorFile, name: str, dtype: torch.dtype | None, device: str) -> Tensor:
+    stored = file.entries[name].dtype
+    if torch.device(device).type == "cpu" and dtype in (None, stored):
+        return file.mapped(name)
+    return file.read(name, dtype=dtype or stored, device=device)
+
+
+def _fill_buffers(policy: Policy, device: str) -> None:
+    """Give their numbers to the buffers that no file holds. They were built without."""
+    for module in policy.modules():
+        if isinstance(module, GemmaRotaryEmbedding):
+            made = GemmaRotaryEmbedding(module.config)
+            module.inv_freq = made.inv_freq
+            module.original_inv_freq = made.original_inv_freq
+        elif isinstance(module, SiglipVisionEmbeddings):
+            numbers = torch.arange(module.num_positions).expand(1, -1)
+            module.register_buffer("position_ids", numbers, persistent=False)
+    left = [name for name, buffer in policy.named_buffers() if buffer.is_meta]
+    if left:
+        raise ModelError(f"nothing gives these buffers their numbers: {left}")
+    for module in policy.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
+def _planned(tensor: Tensor) -> Planned:
+    return Planned(tensor.dtype, tuple(tensor.shape), lambda: (tensor,))

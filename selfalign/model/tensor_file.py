@@ -1,0 +1,207 @@
+"""Safetensors files, read and written block by block: no weight is in memory twice.
+
+The library's own reader maps a file and counts every page that it touches; its writer takes all
+tensors at once. A checkpoint of 14 GB has to pass through a few MB instead.
+"""
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+
+from selfalign.errors import ModelError
+
+BLOCK_BYTES = 16 * 2**20
+# The library's own limit. A longer header is no header.
+_HEADER_LIMIT_BYTES = 100_000_000
+# Data starts at a multiple of it, so that vector units find aligned rows in a mapped file.
+_ALIGNMENT_BYTES = 64
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: what it is, and where its bytes start in the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def numel(self) -> int:
+        """Numbers in the tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.numel * self.dtype.itemsize
+
+
+@final
+@dataclass(frozen=True)
+class TensorFile:
+    """The header of a safetensors file, and ways to its numbers."""
+
+    path: Path
+    entries: dict[str, Entry]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read and check the header. Raises ModelError."""
+        if not path.is_file():
+            raise ModelError(f"{path} does not exist; a model directory has a {path.name}")
+        try:
+            return cls(path, _read_entries(path))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path} is not a safetensors file: {error}") from None
+
+    def blocks(self, name: str) -> Iterator[Tensor]:
+        """The numbers of a tensor in order: flat tensors of at most BLOCK_BYTES, each its own."""
+        entry = self.entries[name]
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(entry.start)
+            left = entry.nbytes
+            while left:
+                block = torch.empty(min(left, BLOCK_BYTES), dtype=torch.uint8)
+                _fill(file.readinto, block.numpy().data, self.path)
+                left -= block.numel()
+                yield block.view(entry.dtype)
+
+    def read(self, name: str, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """A tensor of its own, in this precision and place, cast on the way."""
+        entry = self.entries[name]
+        flat = torch.empty(entry.numel, dtype=dtype, device=device)
+        at = 0
+        for block in self.blocks(name):
+            flat[at : at + block.numel()] = block
+            at += block.numel()
+        return flat.view(entry.shape)
+
+    def mapped(self, name: str) -> Tensor:
+        """The tensor where it lies in the file. Nothing is read before it is used.
+
+        The mapping is private: a write to the tensor stays in this process. Processes that map the
+        same file share its pages.
+        """
+        entry = self.entries[name]
+        if not entry.numel:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        flat = torch.frombuffer(self._map, dtype=entry.dtype, count=entry.numel, offset=entry.start)
+        return flat.view(entry.shape)
+
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+@final
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written: what it will be, and its numbers in order, of any precision."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable[Tensor]]
+
+
+def write_tensors(path: Path, plan: Mapping[str, Planned]) -> None:
+    """Write a safetensors file. An old file of that name stays whole until the new one is."""
+    order = sorted(plan, key=lambda name: (-plan[name].dtype.itemsize, name))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(order, plan))
+            for name in order:
+                _write_one(file.write, name, plan[name])
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_one(write: Callable[[Any], int], name: str, planned: Planned) -> None:
+    written = 0
+    for block in planned.blocks():
+        flat = block.detach().to(device="cpu", dtype=planned.dtype).contiguous().view(-1)
+        written += flat.numel()
+        write(flat.view(torch.uint8).numpy().data)
+    if written != math.prod(planned.shape):
+        raise ModelError(f"{name}: {written} numbers came, {planned.shape} takes another count")
+
+
+def _header(order: list[str], plan: Mapping[str, Planned]) -> bytes:
+    at = 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name in order:
+        planned = plan[name]
+        end = at + math.prod(planned.shape) * planned.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[planned.dtype],
+            "shape": list(planned.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT_BYTES)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read_entries(path: Path) -> dict[str, Entry]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(_HEADER_LIMIT_BYTES, size - 8):
+            raise ValueError(f"its header would take {length} of its {size} bytes")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    base = 8 + length
+    spans: list[tuple[int, int]] = []
+    entries: dict[str, Entry] = {}
+    for name, told in header.items():
+        entries[name], span = _entry(name, told, base)
+        spans.append(span)
+    at = 0
+    for start, end in sorted(spans):
+        if start != at or end < start:
+            raise ValueError(f"its tensors leave a hole or overlap at byte {min(start, at)}")
+        at = end
+    if base + at != size:
+        raise ValueError(f"its tensors end at byte {base + at}, the file at {size}")
+    return entries
+
+
+def _entry(name: str, told: dict[str, Any], base: int) -> tuple[Entry, tuple[int, int]]:
+    start, end = map(int, told["data_offsets"])
+    if told["dtype"] not in _DTYPES:
+        raise ValueError(f"{name} is of type {told['dtype']}, weights are {', '.join(_DTYPES)}")
+    entry = Entry(_DTYPES[told["dtype"]], tuple(map(int, told["shape"])), base + start)
+    if entry.nbytes != end - start or min((0, *entry.shape)) < 0:
+        raise ValueError(f"{name} is {entry.shape}, but has {end - start} bytes")
+    return entry, (start, end)
+
+
+def _fill(read: Callable[[memoryview], int | None], target: memoryview, path: Path) -> None:
+    at = 0
+    while at < len(target):
+        count = read(target[at:])
+        if not count:
+            raise ModelError(f"{path} became shorter while it was read")
+        at += count
