@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
+from selfalign.data.continuation import Continuation
 from selfalign.data.observation import Observation
 from server.body import Format, parse
 from server.dialects import Dialect, decode_images, dialect_of, is_foreign, to_native
@@ -116,4 +117,14 @@ def call_of(request: ActRequest, spec: RobotSpec) -> ActCall:
         pin=request.w_version,
         seed=request.seed,
         previous_action=request.previous_action,
+        continuation=continuation_of(request),
     )
+
+
+def continuation_of(request: ActRequest) -> Continuation | None:
+    """The chunk that the answer has to continue, if the request has one."""
+    actions, delay = request.previous_actions, request.inference_delay
+    if actions is None or delay is None:
+        return None
+    until = len(actions) if request.execution_horizon is None else request.execution_horizon
+    return Continuation(actions, delay, min(until, len(actions)))

@@ -42,6 +42,11 @@ _ALIASES = (_MAIN, _WRIST, _THIRD)
 _DROID_STATE = ("joint_position", "gripper_position")
 _STATES = ("state", "proprio")
 _INSTRUCTIONS = ("instruction", "prompt", "language_instruction", "task_description")
+# Fields of ours that a foreign observation may carry as well.
+_OURS = (
+    "robot", "w_version", "seed", "observed_at_s", "observation_seq", "previous_actions",
+    "inference_delay", "execution_horizon",
+)  # fmt: skip
 
 
 def dialect_of(value: Mapping[str, Any]) -> Dialect:
@@ -77,7 +82,7 @@ def to_native(value: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
         if isinstance(flat.get(key), str):
             native["instruction"] = flat[key]
             break
-    for key in ("robot", "w_version", "seed", "observed_at_s", "observation_seq"):
+    for key in _OURS:
         if flat.get(key) is not None:
             native[key] = flat[key]
     return native

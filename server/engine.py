@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
 
 import numpy as np
 
+from selfalign.data.continuation import check_continuation
 from selfalign.data.observation import Observation, check_observation
 from selfalign.errors import SelfAlignError
 from server.registry import UnknownRobot
 from server.safety import ActionLimits, NonFiniteAction, SafeChunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
+    from selfalign.data.continuation import Continuation
     from selfalign.data.spec import RobotSpec
     from server.metrics import Metrics
     from server.registry import Bundle, Registry
@@ -41,8 +43,17 @@ class RobotPolicy(Protocol):
     def spec(self) -> RobotSpec:
         """The robot."""
 
+    @property
+    def horizon(self) -> int:
+        """Steps H of a chunk."""
+
     def act(
-        self, observations: list[Observation], w: Any, *, seed: int | None
+        self,
+        observations: list[Observation],
+        w: Any,
+        *,
+        seed: int | None,
+        continuations: Sequence[Continuation | None],
     ) -> NDArray[np.float32]:
         """Chunks `[B, H, A]` in the units of the spec."""
 
@@ -78,6 +89,7 @@ class ActCall:
         pin: the version of W to use; the active one if None.
         seed: of the flow noise; unseeded if None.
         previous_action: `[A]`, the command before this chunk, if known.
+        continuation: what is left of the chunk being executed, if the new one is to continue it.
     """
 
     robot: str
@@ -85,6 +97,7 @@ class ActCall:
     pin: int | None = None
     seed: int | None = None
     previous_action: NDArray[np.float32] | None = None
+    continuation: Continuation | None = None
 
 
 @final
@@ -215,8 +228,12 @@ class Engine:
         bundle = self._bundle(call)
         seat = self._seat(call.robot)
         check_observation(call.observation, seat.policy.spec)
+        if call.continuation is not None:
+            check_continuation(call.continuation, seat.policy.spec, seat.policy.horizon)
         encoded_ns = time.perf_counter_ns()
-        chunk = seat.policy.act([call.observation], bundle.w, seed=call.seed)[0]
+        chunk = seat.policy.act(
+            [call.observation], bundle.w, seed=call.seed, continuations=[call.continuation]
+        )[0]
         inferred_ns = time.perf_counter_ns()
         safe = self._make_safe(seat, chunk, call)
         timing = ActTiming(

@@ -4,6 +4,7 @@ Shape key: B observations, n frames, N cameras, S image side, s state numbers, A
 the model, a action numbers of the robot, H horizon, k stride.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
 from selfalign.align.targets import aligned_numbers
+from selfalign.data.continuation import Continuation
 from selfalign.data.normalisation import Normaliser
 from selfalign.data.observation import Observation, ObservationMismatch, encode_frames
 from selfalign.data.play_store import EpisodeSlice
@@ -21,6 +23,7 @@ from selfalign.data.spec import Dimension, RobotSpec
 from selfalign.errors import SpecError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
+from selfalign.model.rtc import Overlap, continue_chunk
 from selfalign.model.tokenizer import PromptTooLong
 from selfalign.model.weights import FastWeights
 
@@ -92,15 +95,57 @@ class RobotIO:
             inputs.images, inputs.image_mask, inputs.tokens, inputs.token_mask
         )
 
-    @torch.inference_mode()
+    @property
+    def horizon(self) -> int:
+        """Steps H of a chunk."""
+        return self.policy.config.horizon
+
     def act(
-        self, observations: list[Observation], w: FastWeights, *, seed: int | None = None
+        self,
+        observations: list[Observation],
+        w: FastWeights,
+        *,
+        seed: int | None = None,
+        continuations: Sequence[Continuation | None] | None = None,
     ) -> NDArray[np.float32]:
-        """A chunk [B, H, a] in the robot's units for each observation. Not clamped, not checked."""
-        inputs = self.encode(observations)
+        """A chunk [B, H, a] in the robot's units for each observation. Not clamped, not checked.
+
+        Args:
+            observations: B of them.
+            w: the W that makes all the chunks.
+            seed: of the flow noise.
+            continuations: what each chunk has to continue, or None for one that continues nothing.
+        """
+        overlap = self._overlap(continuations or [])
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-        chunk = self.policy.act(self.prefix(inputs), inputs.state, w, generator=generator)
+        # Guidance takes gradients, which inference mode forbids.
+        with torch.inference_mode() if overlap is None else torch.no_grad():
+            inputs = self.encode(observations)
+            prefix, state = self.prefix(inputs), inputs.state
+            if overlap is None:
+                chunk = self.policy.act(prefix, state, w, generator=generator)
+            else:
+                shape = overlap.actions_BHA.shape
+                noise = torch.randn(shape, generator=generator, device=self.device)
+                chunk = continue_chunk(self.policy, prefix, state, w, overlap, noise=noise)
         return self.action_normaliser.denormalise(chunk.float().cpu().numpy()).astype(np.float32)
+
+    def _overlap(self, continuations: Sequence[Continuation | None]) -> Overlap | None:
+        """The continuations as the sampler takes them; None if there are none."""
+        if all(item is None for item in continuations):
+            return None
+        width = self.policy.config.action_dim
+        actions = np.zeros((len(continuations), self.horizon, width), np.float32)
+        for row, item in zip(actions, continuations, strict=True):
+            if item is not None:
+                row[: len(item.actions)] = self.action_normaliser.normalise(item.actions)
+        spans = np.array([(c.delay, c.until) if c else (0, 0) for c in continuations], np.int64)
+        return Overlap(
+            self._tensor(actions),
+            self._tensor(spans[:, 0]),
+            self._tensor(spans[:, 1]),
+            self._tensor(self.action_normaliser.mask),
+        )
 
     @torch.no_grad()
     def frame_prefixes(self, frames: dict[str, NDArray[np.uint8]]) -> Prefix:

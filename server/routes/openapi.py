@@ -33,6 +33,14 @@ _REPLY_EXAMPLE: Final[dict[str, Any]] = {
 }
 
 
+ACT_CONTINUED_EXAMPLE: Final[dict[str, Any]] = ACT_EXAMPLE | {
+    "previous_action": [0.013, -0.004, 0.001, 0.08],
+    "previous_actions": [[0.012, -0.004, 0.001, 0.08], [0.011, -0.004, 0.001, 0.08]],
+    "inference_delay": 1,
+    "execution_horizon": 2,
+}
+
+
 def schema_of(model: type[Any], *, mode: str = "validation") -> dict[str, Any]:
     """The JSON schema of a message, in one piece."""
     schema: dict[str, Any] = model.model_json_schema(mode=mode)
@@ -59,9 +67,15 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
     return replies
 
 
-def request_body(model: type[Any], example: Any = None) -> dict[str, Any]:
-    """The `requestBody` of a route that reads JSON or msgpack by itself."""
-    content = {"schema": schema_of(model), **({} if example is None else {"example": example})}
+def request_body(
+    model: type[Any], example: Any = None, **examples: dict[str, Any]
+) -> dict[str, Any]:
+    """The `requestBody` of a route that reads JSON or msgpack by itself; one example or more."""
+    content: dict[str, Any] = {"schema": schema_of(model)}
+    if example is not None:
+        content["example"] = example
+    if examples:
+        content["examples"] = {name: {"value": value} for name, value in examples.items()}
     return {
         "required": True,
         "content": {JSON_MEDIA_TYPE: content, MSGPACK_MEDIA_TYPE: {"schema": content["schema"]}},
@@ -89,7 +103,9 @@ def _inline(value: Any, definitions: dict[str, Any]) -> Any:
     return value
 
 
-ACT_BODY: Final = request_body(ActRequest, ACT_EXAMPLE)
+ACT_BODY: Final = request_body(
+    ActRequest, observation=ACT_EXAMPLE, continuing_a_chunk=ACT_CONTINUED_EXAMPLE
+)
 ACT_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
     200: reply_body(ActReply, "A chunk of actions", _REPLY_EXAMPLE),
     **problems(

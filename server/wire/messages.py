@@ -6,9 +6,9 @@ Images stay as they were sent: `server.wire.images.decode_image` turns them into
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from server.wire.fields import Chunk, ImageValue, RobotName, Vector
 from server.wire.problems import Problem, WireError
@@ -54,6 +54,38 @@ class ActRequest(Request):
         description="The last command sent, so that `max_step` also bounds the first of the chunk",
     )
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the flow noise, for tests")
+    previous_actions: Chunk | None = Field(
+        None,
+        description="Real-time chunking: what is left of the chunk being executed; the first row "
+        "belongs to the moment of this observation",
+    )
+    inference_delay: int | None = Field(
+        None,
+        ge=0,
+        description="How many rows of `previous_actions` will have been executed when the answer "
+        "takes over; the answer begins with these",
+    )
+    execution_horizon: int | None = Field(
+        None,
+        ge=1,
+        description="From this step on the answer need not follow `previous_actions`, up to it "
+        "less and less; all their rows count if absent",
+    )
+
+    @model_validator(mode="after")
+    def _continues_whole_or_not_at_all(self) -> Self:
+        asked = self.inference_delay is not None or self.execution_horizon is not None
+        if asked and self.previous_actions is None:
+            raise ValueError(
+                "inference_delay and execution_horizon need previous_actions, the steps that are "
+                "left of the chunk being executed"
+            )
+        if self.previous_actions is not None and self.inference_delay is None:
+            raise ValueError(
+                "previous_actions need inference_delay: how many of them will have been executed "
+                "when the answer takes over (0 if the robot waits)"
+            )
+        return self
 
 
 class Timing(Reply):

@@ -18,6 +18,7 @@ class FakeRobotPolicy:
         error: raised instead of an answer.
         hold: an answer waits for this event, if there is one.
         seen: the observations that came.
+        continuations: what their chunks were to continue.
         threads: the names of the threads that asked.
     """
 
@@ -29,11 +30,21 @@ class FakeRobotPolicy:
         self.hold: threading.Event | None = None
         self.asked = threading.Event()
         self.seen: list[Any] = []
+        self.continuations: list[Any] = []
+        self.horizon = HORIZON
         self.threads: set[str] = set()
 
-    def act(self, observations: list[Any], w: Any, *, seed: int | None = None) -> np.ndarray:
+    def act(
+        self,
+        observations: list[Any],
+        w: Any,
+        *,
+        seed: int | None = None,
+        continuations: Any = (),
+    ) -> np.ndarray:
         self.threads.add(threading.current_thread().name)
         self.seen.extend(observations)
+        self.continuations.extend(continuations)
         self.asked.set()
         if self.hold is not None:
             assert self.hold.wait(60)

@@ -49,6 +49,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "observed_at_s": st.floats() | ANYTHING,
     "observation_seq": ANYTHING,
     "previous_action": hnp.arrays("<f4", 2) | ANYTHING,
+    "previous_actions": hnp.arrays("<f4", (3, 2)) | ANYTHING,
+    "inference_delay": st.integers(-1, 5) | ANYTHING,
+    "execution_horizon": st.integers(-1, 5) | ANYTHING,
     "image": st.just(FRONT) | ANYTHING,
     "image0": st.just(FRONT) | ANYTHING,
     "full_image": st.just(FRONT) | ANYTHING,
@@ -64,7 +67,16 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 BODIES = st.fixed_dictionaries({}, optional=FIELDS) | st.fixed_dictionaries(
     {"images": FIELDS["images"], "state": FIELDS["state"]},
     optional={
-        key: FIELDS[key] for key in ("robot", "previous_action", "observed_at_s", "w_version")
+        key: FIELDS[key]
+        for key in (
+            "robot",
+            "previous_action",
+            "observed_at_s",
+            "w_version",
+            "previous_actions",
+            "inference_delay",
+            "execution_horizon",
+        )
     },
 )
 FUZZ = settings(

@@ -82,7 +82,9 @@ def test_act_is_documented_with_examples(operations: dict[str, dict[str, Any]]) 
     act = operations["post /act"]
 
     assert set(act["requestBody"]["content"]) == {"application/json", "application/msgpack"}
-    assert act["requestBody"]["content"]["application/json"]["example"]["robot"] == "panda"
+    examples = act["requestBody"]["content"]["application/json"]["examples"]
+    assert examples["observation"]["value"]["robot"] == "panda"
+    assert examples["continuing_a_chunk"]["value"]["inference_delay"] == 1
     assert act["responses"]["200"]["content"]["application/json"]["example"]["w_version"] == 3
     assert "application/problem+json" in act["responses"]["422"]["content"]
     assert "503" in act["responses"]
