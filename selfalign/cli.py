@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument(
         "--model", type=Path, metavar="DIR", help="a model directory (default: the one that ships)"
     )
+    _add_convert(_command(commands, "convert", _convert, "read a checkpoint of openpi or LeRobot"))
+    _add_attach(_command(commands, "attach", _attach, "give a converted policy TTT and alignment"))
     spec = _command(commands, "spec", _spec, "check a robot spec and show what it declares")
     spec.add_argument("file", type=Path, help="a .yaml or .toml file")
     spec.add_argument("--yaml", action="store_true", help="print it as canonical YAML instead")
@@ -88,6 +90,54 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where everything goes; a run that was stopped goes on from what is there",
     )
+
+
+def _add_directories(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--to", dest="target", type=Path, required=True, metavar="DIR", help="new, or empty"
+    )
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    _add_directories(command)
+    command.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="precision of the weights (default: each as it is in the source)",
+    )
+    command.add_argument(
+        "--tokenizer", type=Path, metavar="FILE", help="tokenizer.json or tokenizer.model"
+    )
+    command.add_argument(
+        "--horizon", type=int, metavar="N", help="actions in a chunk, if the source does not say"
+    )
+    command.add_argument(
+        "--asset", metavar="ID", help="which normalisation of openpi's assets, or none"
+    )
+
+
+def _add_attach(command: argparse.ArgumentParser) -> None:
+    _add_directories(command)
+    command.add_argument(
+        "--alignment-depth", type=int, default=4, metavar="N", help="layers (default: 4)"
+    )
+    command.add_argument(
+        "--ttt-layers",
+        type=_layers,
+        default="all",
+        metavar="LIST",
+        help="layers of the action expert that carry W, as 0,5,17 (default: all)",
+    )
+    command.add_argument(
+        "--stride", type=int, default=1, metavar="N", help="control steps of a transition"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N")
+
+
+def _layers(text: str) -> str | tuple[int, ...]:
+    """`all`, or layer numbers with commas between them."""
+    return text if text == "all" else tuple(int(part) for part in text.split(","))
 
 
 def _shipped() -> dict[str, Path]:
@@ -146,6 +196,44 @@ def _info(arguments: argparse.Namespace) -> None:
     print("parameters")
     for part, count in (*counts.items(), ("total", sum(counts.values()))):
         print(f"  {part:<12} {count:>13,}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from selfalign.model.convert import convert
+
+    done = convert(
+        arguments.source,
+        arguments.target,
+        dtype=arguments.dtype,
+        tokenizer=arguments.tokenizer,
+        horizon=arguments.horizon,
+        asset=arguments.asset,
+    )
+    config = done.config
+    print(f"{config.variant} ({config.flavour}) from {done.kind}: {done.numbers:,} numbers")
+    print(f"chunk of {config.horizon} actions, prompts of {config.max_prompt_tokens} tokens")
+    for note in done.notes:
+        print(f"  {note}")
+    print(f"written to {arguments.target}")
+    if not config.attached:
+        print(f"next: selfalign attach --from {arguments.target} --to DIR")
+
+
+def _attach(arguments: argparse.Namespace) -> None:
+    from selfalign.model.attach import attach
+
+    done = attach(
+        arguments.source,
+        arguments.target,
+        alignment_depth=arguments.alignment_depth,
+        ttt_layers=arguments.ttt_layers,
+        stride=arguments.stride,
+        seed=arguments.seed,
+    )
+    for part, count in done.added.items():
+        print(f"added {part}: {count:,} numbers")
+    print(f"the alignment expert starts from layers {done.copied_layers} of the action expert")
+    print(f"written to {arguments.target}; it acts as before until stage 1 opens the gates")
 
 
 def _spec(arguments: argparse.Namespace) -> None:

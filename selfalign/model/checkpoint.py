@@ -22,6 +22,8 @@ from selfalign.model.tensor_file import Planned, TensorFile, write_tensors
 from selfalign.model.tokenizer import read_tokenizer
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+# The second is SentencePiece's, as big_vision publishes PaliGemma's.
+TOKENIZERS = (TOKENIZER, "tokenizer.model")
 
 
 def shipped_model_dir() -> Path:
@@ -46,7 +48,7 @@ def load_policy(
             f"{directory} has no TTT layers and no alignment expert; make a directory that has "
             f"them with: selfalign attach --from {directory} --to OTHER_DIR"
         )
-    policy = empty_policy(config, read_tokenizer(directory / TOKENIZER))
+    policy = empty_policy(config, read_tokenizer(tokenizer_path(directory)))
     file = TensorFile.open(directory / WEIGHTS)
     check_keys(file, policy.state_dict())
     identity = file_identity(file, config)
@@ -81,6 +83,12 @@ def empty_policy(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Pol
     """A policy of names and shapes only, on the meta device: it takes no memory."""
     with torch.device("meta"):
         return Policy(config, tokenizer)
+
+
+def tokenizer_path(directory: Path) -> Path:
+    """The tokenizer of a model directory; tokenizer.json where there is none."""
+    paths = [directory / name for name in TOKENIZERS]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def check_keys(file: TensorFile, expected: dict[str, Tensor]) -> None:

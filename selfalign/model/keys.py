@@ -55,7 +55,6 @@ _FLOAT32 = re.compile(
     r"|vision\.tower\.embeddings\..+|vision\.readout\.spread"
     r"|(language|action|alignment\.expert)\.(layers\.\d+\.)?"
     r"(norm|input_layernorm|post_attention_layernorm)\..+"
-    r"|action\.layers\.\d+\.ttt\.(norm_weight|norm_bias|post_norm\..+|gate|rate_bias)"
     r"|(action_in_proj|action_out_proj|state_proj|time_mlp_in|time_mlp_out|action_time_mlp_in|"
     r"action_time_mlp_out)\..+"
 )
@@ -104,7 +103,12 @@ def is_added(name: str, flavour: Literal["pi0", "pi05"]) -> bool:
     """Whether `selfalign attach` makes this weight: no published checkpoint of it has one."""
     if name.startswith("state_proj."):
         return flavour == "pi05"
-    return name.startswith(("alignment.", "w0_", "vision.readout.")) or ".ttt." in name
+    return name.startswith(("alignment.", "vision.readout.")) or is_ttt(name)
+
+
+def is_ttt(name: str) -> bool:
+    """Whether a weight belongs to a TTT layer, W0 included."""
+    return name.startswith("w0_") or ".ttt." in name
 
 
 def keeps_float32(name: str) -> bool:
