@@ -115,7 +115,15 @@ class RobotIO:
             w: the W that makes all the chunks.
             seed: of the flow noise.
             continuations: what each chunk has to continue, or None for one that continues nothing.
+
+        Raises:
+            ValueError: there is not one continuation for each observation.
         """
+        if continuations is not None and len(continuations) != len(observations):
+            raise ValueError(
+                f"{len(continuations)} continuations for {len(observations)} observations; give "
+                "one each, or none at all"
+            )
         overlap = self._overlap(continuations or [])
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         # Guidance takes gradients, which inference mode forbids.

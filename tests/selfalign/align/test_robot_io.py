@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from selfalign.align.robot_io import RobotIO, state_prompt
+from selfalign.data.continuation import Continuation
 from selfalign.data.observation import Observation, ObservationMismatch
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import Camera, Dimension, RobotSpec
@@ -217,3 +218,33 @@ def test_policy_is_left_as_it_was() -> None:
     base, io = policy.base_sha256, RobotIO(policy, make_spec())
     io.act([observation_of(make_episode(1), 0)], random_w(policy), seed=0)
     assert policy.freeze().base_sha256 == base
+
+
+def test_continuing_takes_over_the_frozen_rows_in_the_robots_units() -> None:
+    io, episode = RobotIO(random_policy(), make_spec()), make_episode(2)
+    w, seen = random_w(io.policy), observation_of(episode, 0)
+    old = np.array([[0.5, -0.5], [2.5, 1.0], [2.0, 0.0]], np.float32)
+    plain = io.act([seen], w, seed=3)[0]
+    new = io.act([seen], w, seed=3, continuations=[Continuation(old, delay=2, until=3)])[0]
+    np.testing.assert_allclose(new[:2], old[:2], atol=1e-5)
+    assert not np.allclose(new[2:], plain[2:], atol=1e-3)
+
+
+@pytest.mark.parametrize("trained_delay", [0, 2])
+def test_a_batch_may_mix_chunks_that_continue_and_chunks_that_do_not(trained_delay: int) -> None:
+    io, episode = RobotIO(random_policy(trained_delay=trained_delay), make_spec()), make_episode(3)
+    w, seen = random_w(io.policy), [observation_of(episode, row) for row in range(3)]
+    old = np.array([[0.5, -0.5], [2.5, 1.0]], np.float32)
+    plain = io.act(seen, w, seed=3)
+    new = io.act(seen, w, seed=3, continuations=[None, Continuation(old, 1, 2), None])
+    np.testing.assert_allclose(new[[0, 2]], plain[[0, 2]], atol=1e-4)
+    np.testing.assert_allclose(new[1, 0], old[0], atol=1e-5)
+    unchanged = io.act(seen, w, seed=3, continuations=[None] * 3)
+    np.testing.assert_array_equal(unchanged, plain)
+
+
+def test_one_continuation_belongs_to_each_observation() -> None:
+    io, episode = RobotIO(random_policy(), make_spec()), make_episode(1)
+    old = Continuation(np.zeros((2, 2), np.float32), 1, 2)
+    with pytest.raises(ValueError, match="2 continuations for 1 observations"):
+        io.act([observation_of(episode, 0)], random_w(io.policy), continuations=[old, old])
