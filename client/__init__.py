@@ -5,8 +5,8 @@ rate from them, `OperatorClient` starts alignment and moves W. All calls block t
 """
 
 from client.action_queue import ActionQueue
-from client.chunk import ActionChunk, Observation
-from client.control import ControlLoop, LoopStatistics, Robot
+from client.chunk import ActionChunk, Continuation, Observation
+from client.control import ControlLoop, LoopStatistics, RealTimeChunking, Robot
 from client.endpoint import Endpoint
 from client.errors import ClientError, Disconnected, ProtocolError, ServerProblem, ServerUnreachable
 from client.operator_client import OperatorClient, ServerStatus
@@ -19,6 +19,7 @@ __all__ = [
     "ActionQueue",
     "Backoff",
     "ClientError",
+    "Continuation",
     "ControlLoop",
     "Disconnected",
     "Endpoint",
@@ -27,6 +28,7 @@ __all__ = [
     "OperatorClient",
     "PlayRecorder",
     "ProtocolError",
+    "RealTimeChunking",
     "Robot",
     "RobotClient",
     "ServerProblem",

@@ -45,6 +45,18 @@ class ActionQueue:
                 return 0.0
             return max(0.0, self._steps[-1][0] + self._period_s - self._clock.now_s())
 
+    def remaining(self) -> list[NDArray[np.float32]]:
+        """The steps [A] from the present period on, one a period, up to the first gap."""
+        now_s, slack_s = self._clock.now_s(), self._period_s / 2
+        with self._lock:
+            steps = [step for step in self._steps if step[0] >= now_s - slack_s]
+        actions: list[NDArray[np.float32]] = []
+        for at_s, action in steps:
+            if at_s > now_s + len(actions) * self._period_s + slack_s:
+                break
+            actions.append(action)
+        return actions
+
     def push(self, chunk: ActionChunk) -> int:
         """Add a chunk's steps that are not late yet.
 

@@ -25,6 +25,19 @@ class Observation(TypedDict, total=False):
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What a new chunk has to continue: the steps that are left of the one being executed."""
+
+    actions: NDArray[np.float32]
+    """[n, A] in the units of the robot's spec; row 0 belongs to the moment of the observation."""
+    inference_delay: int
+    """How many of them will have been executed when the new chunk takes over."""
+    execution_horizon: int | None = None
+    """From this step on the new chunk is free; all rows of `actions` count if None."""
+
+
+@final
 @dataclass(frozen=True)
 class ActionChunk:
     """H consecutive commands, made by one W from one observation."""

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.action_queue import ActionQueue
-from client.chunk import ActionChunk, Observation
+from client.chunk import ActionChunk, Continuation, Observation
 from client.clock import Clock, MonotonicClock
 from client.errors import ClientError, ServerProblem
+from client.real_time import DelayEstimate, RealTimeChunking, continuation_of
 from client.tally import LoopStatistics, Tally
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ControlLoop", "LoopStatistics", "Policy", "Robot"]
+__all__ = ["ControlLoop", "LoopStatistics", "Policy", "RealTimeChunking", "Robot"]
 
 
 class Robot(Protocol):
@@ -49,6 +50,7 @@ class Policy(Protocol):
         observed_at_s: float,
         observation_seq: int,
         previous_action: NDArray[np.float32] | None,
+        continuation: Continuation | None,
     ) -> ActionChunk:
         """Ask for a chunk. Called from the loop's own background thread, one call at a time."""
 
@@ -56,6 +58,15 @@ class Policy(Protocol):
 @final
 class ControlLoop:
     """A robot, a policy and a rate. Use it as a context manager, from one thread.
+
+    Args:
+        robot: What observes and moves.
+        policy: What answers with chunks.
+        rate_hz: Steps a second, those of the robot's spec.
+        real_time: Have new chunks continue the one being executed; without it they take over
+            as they come, and the command may jump there.
+        clock: Where the time comes from.
+        executor: What asks the policy; a thread of its own if None.
 
     Raises:
         ServerProblem: From `run` or `tick`, after `hold`, for a refusal that repeats for ever (a
@@ -68,6 +79,7 @@ class ControlLoop:
         policy: Policy,
         *,
         rate_hz: float,
+        real_time: RealTimeChunking | None = None,
         clock: Clock | None = None,
         executor: Executor | None = None,
     ) -> None:
@@ -76,6 +88,10 @@ class ControlLoop:
         self._period_s = 1.0 / rate_hz
         self._queue = ActionQueue(rate_hz=rate_hz, clock=self._clock)
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="selfalign-act")
+        self._real_time = real_time
+        self._delay = DelayEstimate()
+        self._horizon = 0
+        self._frozen: int | None = None
         self._pending: Future[ActionChunk] | None = None
         self._ask_again_at_s = -np.inf
         self._sequence = 0
@@ -91,7 +107,7 @@ class ControlLoop:
     @property
     def statistics(self) -> LoopStatistics:
         """What has happened so far."""
-        return self._tally.report(dropped=self._queue.dropped)
+        return self._tally.report(dropped=self._queue.dropped, delay_steps=self._delay.steps)
 
     def close(self) -> None:
         """Hold the robot and let go of the background thread. A call in flight is not awaited."""
@@ -150,10 +166,16 @@ class ControlLoop:
             return False
         # The reply must be here when the last step has been executed: the slowest recent round
         # trip, and one period because replies are only collected at a tick.
-        return self._queue.remaining_s <= self._tally.slowest_s + 2 * self._period_s
+        least_s = self._tally.slowest_s + 2 * self._period_s
+        if self._real_time is not None and self._real_time.execution_horizon is not None:
+            # Half a period for the jitter of ticks: so many steps, not one fewer.
+            steps = self._real_time.execution_horizon + 0.5
+            least_s = max(least_s, steps * self._period_s)
+        return self._queue.remaining_s <= least_s
 
     def _ask(self) -> None:
         observed_at_s = self._clock.now_s()
+        continuation = self._continuation()
         observation = self._robot.observe()
         self._sequence += 1
         self._tally.requests += 1
@@ -163,7 +185,20 @@ class ControlLoop:
             observed_at_s=observed_at_s,
             observation_seq=self._sequence,
             previous_action=self._previous_action,
+            continuation=continuation,
         )
+
+    def _continuation(self) -> Continuation | None:
+        self._frozen = None
+        if self._real_time is None:
+            return None
+        found = continuation_of(
+            self._queue.remaining(), self._delay.steps, self._horizon, self._real_time
+        )
+        if found is not None:
+            self._frozen = found.inference_delay
+            self._tally.continued += 1
+        return found
 
     def _collect(self) -> None:
         if self._pending is None or not self._pending.done():
@@ -189,6 +224,9 @@ class ControlLoop:
             )
         latency_s = self._clock.now_s() - chunk.observed_at_s
         self._tally.replied(latency_s=latency_s, w_version=chunk.w_version)
+        self._horizon = len(chunk.actions)
+        delay = self._delay.add(latency_s, self._period_s)
+        self._tally.late_takeovers += self._frozen is not None and delay > self._frozen
         if self._queue.push(chunk) == 0 and self._tally.all_late == 0:
             self._tally.all_late += 1
             logger.warning(

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, final
 import httpx
 import numpy as np
 
-from client.chunk import ActionChunk, Observation
+from client.chunk import ActionChunk, Continuation, Observation
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ProtocolError, ServerProblem
 from client.http_transport import HttpTransport, read_body
@@ -76,6 +76,7 @@ class RobotClient:
         w_version: int | None = None,
         seed: int | None = None,
         previous_action: np.ndarray | None = None,
+        continuation: Continuation | None = None,
     ) -> ActionChunk:
         """Ask for the chunk that follows from an observation.
 
@@ -86,6 +87,7 @@ class RobotClient:
             w_version: Use this version of W and not the active one.
             seed: Seed of the policy's noise, for repeatable answers.
             previous_action: The last command sent [A], for the server's limit on steps.
+            continuation: What is left of the chunk being executed, for the new one to continue.
 
         Raises:
             ServerProblem: The server refused; `is_transient` says whether to ask again.
@@ -95,19 +97,18 @@ class RobotClient:
         """
         sent_s = time.monotonic()
         taken_s = sent_s if observed_at_s is None else observed_at_s
-        message = packed(
-            {
-                "robot": self._robot,
-                "images": ready_images(observation["images"], jpeg_quality=self._jpeg_quality),
-                "state": np.asarray(observation["state"], dtype=np.float32),
-                "instruction": observation.get("instruction"),
-                "observed_at_s": taken_s,
-                "observation_seq": observation_seq,
-                "w_version": w_version,
-                "seed": seed,
-                "previous_action": previous_action,
-            }
-        )
+        fields = {
+            "robot": self._robot,
+            "images": ready_images(observation["images"], jpeg_quality=self._jpeg_quality),
+            "state": np.asarray(observation["state"], dtype=np.float32),
+            "instruction": observation.get("instruction"),
+            "observed_at_s": taken_s,
+            "observation_seq": observation_seq,
+            "w_version": w_version,
+            "seed": seed,
+            "previous_action": previous_action,
+        }
+        message = packed(fields | _continuing(continuation))
         body = self._over_websocket(message) if self._uses_websocket else self._over_http(message)
         reply = checked(ActReply, body)
         if reply.observation_seq != observation_seq:
@@ -148,6 +149,17 @@ class RobotClient:
         metadata = socket.receive()
         if isinstance(metadata, dict) and "error" in metadata:
             raise ServerProblem.from_body(metadata["error"])
+
+
+def _continuing(continuation: Continuation | None) -> dict[str, Any]:
+    """The fields of real-time chunking; without it none, so that an older server understands."""
+    if continuation is None:
+        return {}
+    return {
+        "previous_actions": np.asarray(continuation.actions, dtype=np.float32),
+        "inference_delay": continuation.inference_delay,
+        "execution_horizon": continuation.execution_horizon,
+    }
 
 
 def _chunk(reply: ActReply, *, observed_at_s: float, round_trip_s: float) -> ActionChunk:

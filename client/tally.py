@@ -32,6 +32,12 @@ class LoopStatistics:
     """The W of the newest chunk; None before the first."""
     swaps: int
     """How often that version changed."""
+    continued: int
+    """Requests that asked for a chunk that continues the one being executed."""
+    late_takeovers: int
+    """Of these, how many came later than was estimated: the command may have jumped."""
+    delay_steps: int
+    """The present estimate: the largest recent delay from observing to taking over, in steps."""
 
 
 @final
@@ -49,6 +55,8 @@ class Tally:
     failures_in_a_row: int = 0
     all_late: int = 0
     swaps: int = 0
+    continued: int = 0
+    late_takeovers: int = 0
     last_error: str | None = None
     w_version: int | None = None
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=256))
@@ -73,7 +81,7 @@ class Tally:
         self.failures_in_a_row += 1
         self.last_error = message
 
-    def report(self, *, dropped: int) -> LoopStatistics:
+    def report(self, *, dropped: int, delay_steps: int) -> LoopStatistics:
         """Freeze the counts."""
         latencies = np.asarray(self.latencies_s or [0.0])
         return LoopStatistics(
@@ -90,4 +98,7 @@ class Tally:
             latency_p99_s=float(np.percentile(latencies, 99)),
             w_version=self.w_version,
             swaps=self.swaps,
+            continued=self.continued,
+            late_takeovers=self.late_takeovers,
+            delay_steps=delay_steps,
         )

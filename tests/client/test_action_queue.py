@@ -108,3 +108,19 @@ def test_remaining_time_counts_the_last_steps_own_period() -> None:
 def test_a_rate_that_is_not_positive_is_refused() -> None:
     with pytest.raises(ValueError, match="rate_hz must be positive"):
         ActionQueue(rate_hz=0, clock=FakeClock())
+
+
+def test_remaining_steps_begin_with_the_present_one_and_end_at_a_gap() -> None:
+    clock = FakeClock()
+    queue = ActionQueue(rate_hz=10, clock=clock)
+    assert queue.remaining() == []
+    queue.push(chunk(observed_at_s=0.0, steps=3))
+    queue.push(chunk(observed_at_s=0.4, steps=2, first=10))
+    assert [float(action[0]) for action in queue.remaining()] == [0.0, 1.0, 2.0]
+    clock.advance(0.11)
+    assert [float(action[0]) for action in queue.remaining()] == [1.0, 2.0]
+    assert popped(queue) == 1.0
+    clock.advance(0.19)
+    assert queue.remaining() == [], "the step of this period is missing"
+    clock.advance(0.1)
+    assert [float(action[0]) for action in queue.remaining()] == [10.0, 11.0]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.chunk import ActionChunk, Observation
-from client.control import ControlLoop
+from client.chunk import ActionChunk, Continuation, Observation
+from client.control import ControlLoop, RealTimeChunking
 from client.errors import Disconnected, ServerProblem
 from tests.fakes.clock import FakeClock
 from tests.fakes.executor import ManualExecutor
@@ -43,6 +43,7 @@ class FakePolicy:
         self.error: Exception | None = None
         self.sequences: list[int] = []
         self.previous: list[np.ndarray | None] = []
+        self.continuations: list[Continuation | None] = []
 
     def act(
         self,
@@ -51,8 +52,10 @@ class FakePolicy:
         observed_at_s: float,
         observation_seq: int,
         previous_action: np.ndarray | None,
+        continuation: Continuation | None,
     ) -> ActionChunk:
         self.sequences.append(observation_seq)
+        self.continuations.append(continuation)
         self.previous.append(previous_action)
         if self.error is not None:
             raise self.error
@@ -65,12 +68,26 @@ class FakePolicy:
 class Rig:
     """A loop at 10 Hz with everything around it fake."""
 
-    def __init__(self, **policy: Any) -> None:
+    def __init__(self, *, real_time: RealTimeChunking | None = None, **policy: Any) -> None:
         self.clock, self.executor = FakeClock(), ManualExecutor()
         self.robot, self.policy = FakeRobot(), FakePolicy(**policy)
         self.loop = ControlLoop(
-            self.robot, self.policy, rate_hz=10, clock=self.clock, executor=self.executor
+            self.robot,
+            self.policy,
+            rate_hz=10,
+            real_time=real_time,
+            clock=self.clock,
+            executor=self.executor,
         )
+
+    def rounds(self, delays: list[int]) -> None:
+        """Have each request answered so many ticks after it was asked."""
+        for delay in delays:
+            while not self.executor.waiting:
+                self.ticks(1, reply=False)
+            self.ticks(delay - 1, reply=False)
+            self.executor.run_next()
+        self.ticks(1, reply=False)
 
     def ticks(self, count: int, *, reply: bool = True) -> None:
         """Tick, and let the network answer within the period if `reply`."""
@@ -267,3 +284,77 @@ def test_the_default_executor_asks_in_another_thread() -> None:
         clock.advance(0.1)
         loop.tick()
     assert robot.log[:2] == ["hold", 1.0]
+
+
+def rows(continuation: Continuation | None) -> list[float]:
+    assert continuation is not None
+    return continuation.actions[:, 0].tolist()
+
+
+def test_without_real_time_chunking_nothing_is_continued() -> None:
+    rig = Rig(steps=8)
+    rig.ticks(20)
+    assert set(rig.policy.continuations) == {None}
+    assert rig.loop.statistics.continued == 0
+
+
+def test_a_request_carries_the_steps_left_from_its_own_moment_on() -> None:
+    rig = Rig(steps=8, real_time=RealTimeChunking())
+    rig.ticks(7)
+    first, second = rig.policy.continuations
+    assert first is None, "there is nothing to continue yet"
+    # Steps 1 to 4 have been executed; 3 are left, and step 5 is executed in the tick that asks.
+    assert rows(second) == [5.0, 6.0, 7.0]
+    assert rig.robot.log[-2:] == [5.0, 1.0]
+    assert second is not None
+    assert second.execution_horizon is None
+    assert rig.loop.statistics.continued == 1
+
+
+def test_the_delay_sent_is_the_largest_recent_one_and_the_first_does_not_count() -> None:
+    rig = Rig(steps=12, real_time=RealTimeChunking())
+    rig.rounds([6, 1, 3, 1, 1])
+    rig.ticks(9, reply=False)
+    rig.executor.run_next()
+    sent = [c.inference_delay for c in rig.policy.continuations if c is not None]
+    # The first reply is slow for being the first: it is believed only until there is another.
+    assert sent == [6, 1, 3, 3, 3]
+    assert rig.loop.statistics.delay_steps == 3
+
+
+def test_a_delay_longer_than_what_is_left_freezes_what_is_left() -> None:
+    rig = Rig(steps=12, real_time=RealTimeChunking(margin=9))
+    rig.rounds([1, 1, 1])
+    continued = [c for c in rig.policy.continuations if c is not None]
+    assert continued
+    assert all(c.inference_delay == len(c.actions) for c in continued)
+
+
+def test_a_reply_later_than_estimated_is_counted() -> None:
+    rig = Rig(steps=12, real_time=RealTimeChunking())
+    rig.rounds([1, 1, 1, 2, 2])
+    assert rig.loop.statistics.late_takeovers == 1
+
+
+def test_an_execution_horizon_makes_the_loop_ask_while_so_many_steps_are_left() -> None:
+    rig = Rig(steps=12, real_time=RealTimeChunking(execution_horizon=6))
+    rig.ticks(8)
+    (_, second) = rig.policy.continuations
+    assert len(rows(second)) == 6
+    assert second is not None
+    assert (second.inference_delay, second.execution_horizon) == (1, 6)
+
+
+def test_reset_leaves_nothing_to_continue() -> None:
+    rig = Rig(steps=8, real_time=RealTimeChunking())
+    rig.ticks(3)
+    rig.loop.reset()
+    rig.ticks(1)
+    assert rig.policy.continuations[-1] is None
+
+
+def test_a_real_time_option_that_means_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="execution_horizon must be positive"):
+        RealTimeChunking(execution_horizon=0)
+    with pytest.raises(ValueError, match="margin"):
+        RealTimeChunking(margin=-1)

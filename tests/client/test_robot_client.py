@@ -11,6 +11,7 @@ from websockets.sync.server import ServerConnection
 
 from client import (
     Backoff,
+    Continuation,
     Disconnected,
     Endpoint,
     ProtocolError,
@@ -220,6 +221,25 @@ def test_http_act_speaks_msgpack() -> None:
     assert chunk.w_version == 2
     assert requests[0].url.path == "/act"
     assert requests[0].headers["content-type"] == "application/msgpack"
+
+
+def test_what_is_to_be_continued_is_sent_and_nothing_of_it_without() -> None:
+    seen: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(unpack(request.content))
+        return msgpack_response(act_reply(seen[-1]))
+
+    with over_http(answer) as client:
+        client.act(OBSERVATION)
+        client.act(OBSERVATION, continuation=Continuation(np.array([[1.0, 2.0]]), 1))
+        client.act(OBSERVATION, continuation=Continuation(np.array([[1.0, 2.0]]), 0, 3))
+    names = {"previous_actions", "inference_delay", "execution_horizon"}
+    assert names & seen[0].keys() == set()
+    assert names - seen[1].keys() == {"execution_horizon"}
+    assert seen[1]["previous_actions"].dtype == np.float32
+    assert [request["inference_delay"] for request in seen[1:]] == [1, 0]
+    assert seen[2]["execution_horizon"] == 3
 
 
 def test_http_refusal_carries_the_problem() -> None:
