@@ -21,7 +21,7 @@ from selfalign.errors import ModelError
 from selfalign.model.alignment import AlignmentExpert
 from selfalign.model.checkpoint import CONFIG, TOKENIZERS, WEIGHTS
 from selfalign.model.config import ModelConfig
-from selfalign.model.convert import refuse_full
+from selfalign.model.convert import new_directory
 from selfalign.model.convert_config import NORM_STATS
 from selfalign.model.convert_source import expected_shapes
 from selfalign.model.gemma import GemmaStack
@@ -71,14 +71,13 @@ def attach(
         raise ModelError(f"{source} has its TTT layers and alignment expert already")
     file = TensorFile.open(source / WEIGHTS)
     config = _attached_config(config, file, depth=alignment_depth, layers=ttt_layers, stride=stride)
-    refuse_full(target)
     plan, added = _plan(file, config, seed)
-    target.mkdir(parents=True, exist_ok=True)
-    for name in (*TOKENIZERS, NORM_STATS):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    write_tensors(target / WEIGHTS, plan)
-    config.save(target / CONFIG)
+    with new_directory(target) as made:
+        for name in (*TOKENIZERS, NORM_STATS):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, made / name)
+        write_tensors(made / WEIGHTS, plan)
+        config.save(made / CONFIG)
     return Attached(config, added, copied_layers(config))
 
 

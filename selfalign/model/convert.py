@@ -6,9 +6,11 @@ wrong shape is refused by name before a byte is written; a key that is left out 
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, final
 
 import torch
@@ -63,24 +65,35 @@ def convert(
         ModelError: something does not fit; the message names it.
     """
     found = open_source(source, horizon=horizon, like=like)
-    refuse_full(target)
     text = _tokenizer_of(source, tokenizer)
     # Refuses a tokenizer that the model cannot hold, before gigabytes are written.
     empty_policy(found.config, read_tokenizer(text))
-    target.mkdir(parents=True, exist_ok=True)
     notes = [f"left out {len(names)} keys: {why}" for why, names in sorted(found.dropped.items())]
-    notes += copy_stats(found, source, target, asset=asset)
-    shutil.copyfile(text, target / TOKENIZERS[text.suffix != ".json"])
-    write_tensors(target / WEIGHTS, _plan(found, dtype))
-    found.config.save(target / CONFIG)
+    with new_directory(target) as made:
+        notes += copy_stats(found, source, made, asset=asset)
+        shutil.copyfile(text, made / TOKENIZERS[text.suffix != ".json"])
+        write_tensors(made / WEIGHTS, _plan(found, dtype))
+        found.config.save(made / CONFIG)
     numbers = sum(planned.entry.numel for places in found.weights.values() for planned in places)
     return Converted(found.config, found.kind, numbers, tuple(notes))
 
 
-def refuse_full(target: Path) -> None:
-    """Raises ModelError when a directory holds something already."""
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A directory to write to, which becomes `target` when all went well and else vanishes.
+
+    Raises:
+        ModelError: the target holds something already.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is not an empty directory; nothing is overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as outer:
+        made = Path(outer) / target.name
+        made.mkdir()
+        yield made
+        # POSIX lets a directory replace an empty one.
+        made.replace(target)
 
 
 def _plan(source: Source, dtype: Precision | None) -> dict[str, Planned]:

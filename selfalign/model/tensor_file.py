@@ -71,14 +71,14 @@ class TensorFile:
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is not a safetensors file: {error}") from None
 
-    def blocks(self, name: str) -> Iterator[Tensor]:
-        """The numbers of a tensor in order: flat tensors of at most BLOCK_BYTES, each its own."""
+    def blocks(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Tensor]:
+        """The numbers of a tensor in order: flat tensors of at most so many bytes, each its own."""
         entry = self.entries[name]
         with self.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
             left = entry.nbytes
             while left:
-                block = torch.empty(min(left, BLOCK_BYTES), dtype=torch.uint8)
+                block = torch.empty(min(left, block_bytes), dtype=torch.uint8)
                 _fill(file.readinto, block.numpy().data, self.path)
                 left -= block.numel()
                 yield block.view(entry.dtype)
