@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfalign.errors import ModelError, SelfAlignError
+from selfalign.experiments.command import add_options as add_evaluate_options
 
 if TYPE_CHECKING:
     from selfalign.data.spec import Dimension
@@ -52,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     record = _command(commands, "record", _record, "only record the motion that stage 1 trains on")
     _add_run_options(record)
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "measure alignment on simulated robots never seen"
+    )
+    add_evaluate_options(evaluate)
     info = _command(commands, "info", _info, "what a model is: parts, sizes, identity")
     info.add_argument(
         "--model", type=Path, metavar="DIR", help="a model directory (default: the one that ships)"
@@ -176,6 +181,12 @@ def _record(arguments: argparse.Namespace) -> None:
         f"{recording.directory}: {len(recording)} frames in {len(recording.episodes)} episodes, "
         f"{config.record.frames} single frames"
     )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from selfalign.experiments.command import run
+
+    print(run(arguments))
 
 
 def _info(arguments: argparse.Namespace) -> None:

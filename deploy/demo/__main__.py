@@ -16,10 +16,10 @@ import numpy as np
 
 from client import ClientError
 from deploy.demo.embodiments import FAMILIES, SCENARIOS, Embodiment, draw_embodiment
-from deploy.demo.paired import compare
 from deploy.demo.report import Outcome, figures, one_line, report, successes, title
 from deploy.demo.server_process import ServerNotStarted, ServerProcess
 from deploy.demo.story import AlignmentFailed, Plan, Story, tell
+from selfalign.experiments.paired import compare
 
 
 class DemoFailed(Exception):

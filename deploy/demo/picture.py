@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from deploy.demo.paired import Comparison, Rate
 from deploy.demo.rollouts import Rollout
 from deploy.demo.story import Story
+from selfalign.experiments.paired import Comparison, Rate
 
 _GREY, _BLUE, _GREEN, _RED = "#8a8f98", "#2f6fdf", "#1a9850", "#c0392b"
 _LOSS_COLOURS: Final = {

@@ -8,8 +8,8 @@ from typing import Any, Final, final
 
 from client.tables import duration, size, table
 from deploy.demo.embodiments import Scenario
-from deploy.demo.paired import Comparison
 from deploy.demo.story import Story
+from selfalign.experiments.paired import Comparison
 
 _UNSEEN: Final[dict[Scenario, str]] = {
     "action": "an action space",

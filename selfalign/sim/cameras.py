@@ -58,6 +58,8 @@ class CameraSector:
 
 
 ALL_AROUND = CameraSector(azimuth_deg=(-180.0, 180.0))
+HELD_OUT_AZIMUTH_DEG = (10.0, 50.0)
+"""Azimuths inside the trained range that training can leave out, to test it there."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class SectorWithout:
 
     gap_deg: tuple[float, float]
     sector: CameraSector = field(default=ALL_AROUND)
+
+
+def without_held_out(sector: CameraSector | None = None) -> SectorWithout:
+    """What to train on so that cameras within `HELD_OUT_AZIMUTH_DEG` stay unseen."""
+    return SectorWithout(HELD_OUT_AZIMUTH_DEG, sector or CameraSector())
 
 
 def random_camera(

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deploy.demo.paired import compare
 from deploy.demo.picture import chosen_episode, draw
 from deploy.demo.report import successes
 from deploy.demo.story import Story
+from selfalign.experiments.paired import compare
 from tests.fakes.demo_stories import story
 
 

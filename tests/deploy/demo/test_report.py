@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from deploy.demo.paired import compare
 from deploy.demo.report import Outcome, figures, one_line, report, successes, title
+from selfalign.experiments.paired import compare
 from tests.fakes.demo_stories import story
 
 

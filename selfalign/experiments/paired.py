@@ -1,7 +1,5 @@
 """Statistics of success before and after on the same start states."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.demo.paired import Comparison, Rate, compare
+from selfalign.experiments.paired import Comparison, Rate, compare
 
 
 @pytest.mark.parametrize(

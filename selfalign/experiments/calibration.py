@@ -1,0 +1,157 @@
+"""How well the gates tell a W that acts better from one that does not, on robots of validation.
+
+The truth of a robot is its successes with the aligned W against those with the base W.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from selfalign.experiments.records import RobotRecord, Verdict
+
+_METHOD = "aligned"
+
+
+@final
+@dataclass(frozen=True)
+class Calibration:
+    """Robots by what the gates said and what became of them; measures against the truth.
+
+    `table` is counts by (promoted, truth); `checks` counts the failures of each check by truth.
+    `auc` says for each measure how often it is lower for a robot that got better than for one that
+    did not (0.5: it knows nothing), `spearman` its rank correlation with the success of the W.
+    """
+
+    table: dict[tuple[bool, str], int]
+    checks: dict[str, dict[str, int]]
+    auc: dict[str, float | None]
+    spearman: dict[str, float | None]
+    pearson: dict[str, float | None]
+
+    @property
+    def precision(self) -> float | None:
+        """Of the promoted robots, the share that got better."""
+        return _share(self.table[True, "better"], self._row(True))
+
+    @property
+    def harmless(self) -> float | None:
+        """Of the promoted robots, the share that did not get worse."""
+        promoted = self._row(True)
+        return _share(promoted - self.table[True, "worse"], promoted)
+
+    @property
+    def recall(self) -> float | None:
+        """Of the robots that got better, the share that was promoted."""
+        better = self.table[True, "better"]
+        return _share(better, better + self.table[False, "better"])
+
+    def _row(self, promoted: bool) -> int:  # noqa: FBT001 - a key of the table
+        return sum(self.table[promoted, truth] for truth in TRUTHS)
+
+
+TRUTHS = ("better", "equal", "worse")
+
+
+def calibrate(records: Sequence[RobotRecord]) -> Calibration:
+    """Hold the verdicts on aligned W against what the robots did."""
+    table = {(promoted, truth): 0 for promoted in (True, False) for truth in TRUTHS}
+    checks: dict[str, dict[str, int]] = {}
+    rows = []
+    for record in records:
+        verdict, truth = record.verdicts[_METHOD], truth_of(record)
+        table[verdict.passed, truth] += 1
+        for check in verdict.checks:
+            failures = checks.setdefault(check.name, dict.fromkeys(TRUTHS, 0))
+            failures[truth] += not check.passed
+        rows.append(measures(verdict))
+    is_better = np.array([truth_of(record) == "better" for record in records])
+    success = np.array([np.mean(record.success[_METHOD]) for record in records])
+    columns = {
+        name: np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+        for name in (rows[0] if rows else {})
+    }
+    return Calibration(
+        table,
+        checks,
+        auc={name: auc(-values, is_better) for name, values in columns.items()},
+        spearman={name: spearman(values, success) for name, values in columns.items()},
+        pearson={name: pearson(values, success) for name, values in columns.items()},
+    )
+
+
+def truth_of(record: RobotRecord) -> str:
+    """What became of a robot with the aligned W, whether it was promoted or not."""
+    gain = sum(record.success[_METHOD]) - sum(record.success["base"])
+    return "better" if gain > 0 else "worse" if gain < 0 else "equal"
+
+
+def measures(verdict: Verdict) -> dict[str, float | None]:
+    """Everything that a gate could look at: losses after, their ratio to before, other checks."""
+    found: dict[str, float | None] = {}
+    for part, before, after in (
+        ("held_out", verdict.held_out_before, verdict.held_out_after),
+        ("train", verdict.train_before, verdict.train_after),
+    ):
+        for name, value in after.items():
+            found[f"{part} {name}"] = value
+            old = before.get(name)
+            is_known = value is not None and old is not None and old > 0
+            found[f"{part} {name} ratio"] = value / old if is_known else None  # type: ignore[operator]
+    for check in verdict.checks:
+        if check.name in {"relative_delta", "action_deviation", "actions_outside"}:
+            found[check.name] = check.value
+    return found
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Chance that a positive [n] has a higher score [n] than a negative; ties count half."""
+    known = np.isfinite(score)
+    high, low = score[known & positive], score[known & ~positive]
+    if len(high) == 0 or len(low) == 0:
+        return None
+    return float(np.mean((np.sign(high[:, None] - low[None, :]) + 1) / 2))
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Linear correlation of two vectors [n]; None where one of them is constant."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Correlation of the ranks of two vectors [n], ties at their mean rank."""
+    known = np.isfinite(x) & np.isfinite(y)
+    return pearson(_ranks(x[known]), _ranks(y[known]))
+
+
+def as_json(found: Calibration) -> dict[str, Any]:
+    """As plain values."""
+    return {
+        "precision": found.precision,
+        "harmless": found.harmless,
+        "recall": found.recall,
+        "table": {
+            f"{'promoted' if promoted else 'refused'} {truth}": count
+            for (promoted, truth), count in found.table.items()
+        },
+        "failed_checks": found.checks,
+        "auc": found.auc,
+        "spearman": found.spearman,
+        "pearson": found.pearson,
+    }
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    del unique
+    ends = counts.cumsum()
+    return ((ends - counts + ends - 1) / 2)[inverse]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

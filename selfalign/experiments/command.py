@@ -1,0 +1,229 @@
+"""`selfalign evaluate`: options, progress, files. Light to import: the rest comes when it runs."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from selfalign.errors import SelfAlignError
+
+if TYPE_CHECKING:
+    from selfalign.experiments.plans import Section
+    from selfalign.experiments.settings import Settings
+    from selfalign.experiments.summary import CellResult
+
+_SCENARIOS: Final = ("camera", "action", "both", "robot", "all")
+_BEGIN: Final = "<!-- {name}: `selfalign evaluate --document` writes what follows -->"
+_END: Final = "<!-- end of {name} -->"
+
+
+class BadDocument(SelfAlignError):
+    """A document does not have the marks between which tables are written."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `selfalign evaluate`."""
+    add = parser.add_argument
+    add(
+        "--scenario",
+        nargs="+",
+        choices=_SCENARIOS,
+        default=["both"],
+        help="what training has never seen: camera, action space, both, robot (UR5e), or all three "
+        "at once (default both)",
+    )
+    add("--task", choices=("reach", "push", "lift"), default="reach")
+    add(
+        "--family",
+        metavar="NAME",
+        help="one action space family (tool_yawed, tool_rotated, joint_permuted ...), or for "
+        "--scenario camera one placement (unseen, held_out, edge, outside)",
+    )
+    add("--episodes", type=_count, default=100, help="start states of a cell (default 100)")
+    add("--robots", type=_count, default=20, help="robots they are spread over (default 20)")
+    add("--seed", type=int, default=0, help="draws robots, play and start states (default 0)")
+    add(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="robots for tables, or for choosing settings; validation also judges the gates",
+    )
+    add("--play-seconds", type=float, default=13.0, metavar="S", help="play (default 13)")
+    add("--steps", type=_count, default=50, help="alignment steps (default 50)")
+    add("--execute", type=_count, metavar="N", help="actions of a chunk to execute (default all)")
+    add("--oracle", action="store_true", help="also W fitted with expert labels on each robot")
+    add("--methods", metavar="A,B", help="what to compare instead, for example base,mean_w,demos_5")
+    add("--curve", choices=("steps", "play"), help="success against alignment steps or play")
+    add("--model", type=Path, metavar="DIR", help="a model directory (default: that which ships)")
+    add("--json", type=Path, metavar="FILE", help="write figures and robots there")
+    add(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="run all sections of docs/experiments.md and write their tables into this file",
+    )
+    add("--section", action="append", metavar="NAME", help="with --document: only that section")
+    add(
+        "--cache",
+        type=Path,
+        default=Path("runs/evaluate"),
+        metavar="DIR",
+        help="robots already run, so that an interrupted run goes on (default runs/evaluate)",
+    )
+    add("--jobs", type=_count, default=1, help="processes, each with one thread (default 1)")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Run what is asked for and return the tables.
+
+    Raises:
+        SelfAlignError: a name is unknown, a document has no marks, or the simulation is missing.
+    """
+    from selfalign.model.checkpoint import shipped_model_dir
+
+    model = arguments.model or shipped_model_dir()
+    sections = _sections(arguments)
+    if arguments.document:
+        for section in sections:
+            _marks(arguments.document, section.name)
+    shown, cells = [], []
+    for section in sections:
+        results = _results(section, model, arguments)
+        from selfalign.experiments.plans import show
+
+        text = show(section, results)
+        shown.append(f"{section.title}\n\n{text}")
+        cells += [{"section": section.name, **cell} for cell in _json(section, results)]
+        if arguments.document:
+            _write_between(arguments.document, section.name, f"{_how(section, model)}\n\n{text}")
+        if arguments.json:
+            _write_json(arguments.json, model, cells)
+    return "\n\n".join(shown)
+
+
+def _sections(arguments: argparse.Namespace) -> "list[Section]":
+    from selfalign.experiments.plans import document_sections, section_of
+
+    if not arguments.document:
+        return [
+            section_of(
+                list(dict.fromkeys(arguments.scenario)),
+                task=arguments.task,
+                family=arguments.family,
+                settings=_settings(arguments),
+            )
+        ]
+    sections = document_sections(
+        seed=arguments.seed, robots=arguments.robots, episodes=arguments.episodes
+    )
+    wanted = arguments.section or [section.name for section in sections]
+    known = {section.name: section for section in sections}
+    for name in wanted:
+        if name not in known:
+            raise BadDocument(f"no section is called {name!r}; known: {', '.join(known)}")
+    return [known[name] for name in wanted]
+
+
+def _settings(arguments: argparse.Namespace) -> "Settings":
+    from selfalign.experiments.methods import check_methods
+    from selfalign.experiments.plans import CURVES
+    from selfalign.experiments.settings import Settings
+
+    methods: Sequence[str] = ("base", "aligned", *(["oracle"] if arguments.oracle else []))
+    if arguments.curve:
+        methods = CURVES[arguments.curve]
+    if arguments.methods:
+        methods = arguments.methods.split(",")
+    # Everything is compared with the base W.
+    methods = tuple(dict.fromkeys(["base", *methods]))
+    check_methods(methods)
+    return Settings(
+        split=arguments.split,
+        seed=arguments.seed,
+        episodes=arguments.episodes,
+        robots=min(arguments.robots, arguments.episodes),
+        play_seconds=arguments.play_seconds,
+        steps=arguments.steps,
+        execute=arguments.execute,
+        methods=methods,
+    )
+
+
+def _results(section: "Section", model: Path, arguments: argparse.Namespace) -> "list[CellResult]":
+    from tqdm import tqdm
+
+    from selfalign.experiments.evaluation import Task, evaluate
+    from selfalign.experiments.records import RobotRecord
+    from selfalign.experiments.summary import CellResult
+
+    with tqdm(desc=section.name, unit="robot", mininterval=1) as bar:
+
+        def begun(done: int, total: int) -> None:
+            bar.reset(total)
+            bar.update(done)
+
+        def ended(task: Task, record: RobotRecord) -> None:
+            counts = " ".join(f"{name} {sum(won)}" for name, won in record.success.items())
+            bar.set_postfix_str(f"{task.cell.name}: {counts} of {len(record.starts)}"[:100])
+            bar.update()
+
+        found = evaluate(
+            model, section.work, arguments.cache, jobs=arguments.jobs, begun=begun, ended=ended
+        )
+    return [
+        CellResult(cell, section.settings, tuple(records))
+        for cell, records in zip(section.cells, found, strict=True)
+    ]
+
+
+def _json(section: "Section", results: "Sequence[CellResult]") -> list[dict[str, Any]]:
+    from selfalign.experiments import calibration
+    from selfalign.experiments.summary import as_json
+
+    cells = [as_json(result) for result in results]
+    if section.kind == "calibration":
+        for cell, result in zip(cells, results, strict=True):
+            cell["gates"] = calibration.as_json(calibration.calibrate(result.records))
+    return cells
+
+
+def _write_json(path: Path, model: Path, cells: list[dict[str, Any]]) -> None:
+    from selfalign.experiments.settings import model_sha256
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {"model_sha256": model_sha256(model), "cells": cells}
+    path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _how(section: "Section", model: Path) -> str:
+    from selfalign.experiments.settings import model_sha256
+
+    settings = section.settings
+    return (
+        f"Model {model_sha256(model)[:12]}, {settings.split} robots of seed {settings.seed}: "
+        f"{settings.robots} a cell, {settings.episodes} start states a cell, "
+        f"{settings.play_seconds:g} s of play, {settings.steps} steps."
+    )
+
+
+def _marks(path: Path, name: str) -> tuple[int, int]:
+    """Where in the document the text of a section begins and ends."""
+    text = path.read_text(encoding="utf-8")
+    begin, end = _BEGIN.format(name=name), _END.format(name=name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise BadDocument(f"{path}: expected once each: {begin} and {end}")
+    return text.index(begin) + len(begin), text.index(end)
+
+
+def _write_between(path: Path, name: str, body: str) -> None:
+    begin, end = _marks(path, name)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text[:begin]}\n\n{body}\n\n{text[end:]}", encoding="utf-8")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value

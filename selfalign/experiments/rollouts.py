@@ -1,0 +1,126 @@
+"""Many closed-loop episodes of one robot at once: one forward pass for all that are under way.
+
+Noise is seeded by start state and call: two episodes from one start differ in W alone.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from selfalign.align.robot_io import RobotIO
+from selfalign.data.observation import Observation
+from selfalign.experiments.stage import Stage
+from selfalign.model.weights import FastWeights
+from selfalign.sim.env import SimEnv
+
+# Distinguishes the noise of two calls of one episode; an episode has fewer calls.
+_CALLS: Final = 1000
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One episode to run: which W from which start state."""
+
+    label: str
+    w: FastWeights
+    start: int
+
+
+@final
+@dataclass(eq=False)
+class _Running:
+    """An episode under way in its environment."""
+
+    number: int
+    episode: Episode
+    env: SimEnv
+    observation: Observation
+    calls: int = 0
+    is_success: bool = False
+    is_over: bool = False
+    low: NDArray[np.float64] = field(init=False)
+    high: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.env.action_space.dims(self.env.arm)
+        self.low = np.array([limit.low for limit in limits])
+        self.high = np.array([limit.high for limit in limits])
+
+    def apply(self, chunk: NDArray[np.float32]) -> None:
+        """Execute actions within the robot's limits until they or the episode end."""
+        if not np.isfinite(chunk).all():
+            self.is_over = True
+            return
+        for action in np.clip(chunk, self.low, self.high):
+            command = self.env.action_space.decode(action, self.env.measure(), self.env.kinematics)
+            self.is_success = self.env.execute(command)
+            self.is_over = self.is_success or self.env.steps >= self.env.task.step_limit
+            if self.is_over:
+                return
+        self.observation = self.env.observe()
+
+
+def episodes(weights: Iterable[tuple[str, FastWeights]], starts: Sequence[int]) -> list[Episode]:
+    """Every W from every start state."""
+    return [Episode(label, w, start) for label, w in weights for start in starts]
+
+
+def roll_out(
+    io: RobotIO, stage: Stage, wanted: Sequence[Episode], *, execute: int | None = None
+) -> dict[str, list[bool]]:
+    """Run episodes and return the successes of each label, in the order they were given.
+
+    Args:
+        io: The robot that the stage is set up for.
+        stage: Where it acts.
+        wanted: What to run.
+        execute: Actions of a chunk to execute before the next is asked for; all if None.
+    """
+    success = [False] * len(wanted)
+    waiting = deque(enumerate(wanted))
+    free = deque(range(stage.size))
+    running: dict[int, _Running] = {}
+    while waiting or running:
+        while waiting and free:
+            place = free.popleft()
+            running[place] = _begin(stage.env(place), *waiting.popleft())
+        now = list(running.items())
+        for (place, one), chunk in zip(now, _chunks(io, [one for _, one in now]), strict=True):
+            one.apply(chunk[:execute])
+            if one.is_over:
+                success[one.number] = one.is_success
+                del running[place]
+                free.append(place)
+    found: dict[str, list[bool]] = {}
+    for episode, is_success in zip(wanted, success, strict=True):
+        found.setdefault(episode.label, []).append(is_success)
+    return found
+
+
+def _begin(env: SimEnv, number: int, episode: Episode) -> _Running:
+    observation, _ = env.reset(seed=episode.start)
+    return _Running(number, episode, env, observation)
+
+
+@torch.inference_mode()
+def _chunks(io: RobotIO, running: Sequence[_Running]) -> NDArray[np.float32]:
+    """The next chunk [B, H, a] of each episode under way, in the robot's units."""
+    config = io.policy.config
+    inputs = io.encode([one.observation for one in running])
+    noise = torch.stack([_noise(one, config.horizon, config.action_dim) for one in running])
+    w = FastWeights.stack([one.episode.w for one in running])
+    chunk = io.policy.act(io.prefix(inputs), inputs.state, w, noise=noise)
+    for one in running:
+        one.calls += 1
+    return io.action_normaliser.denormalise(chunk.float().numpy()).astype(np.float32)
+
+
+def _noise(one: _Running, horizon: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(one.episode.start * _CALLS + one.calls)
+    return torch.randn(horizon, width, generator=generator)

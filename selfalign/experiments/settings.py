@@ -1,0 +1,74 @@
+"""How much of everything, and the digest that tells one result from another."""
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from selfalign.align import aligner, gates, holdout, losses
+from selfalign.align.aligner import AlignmentConfig
+from selfalign.align.gates import GateConfig
+from selfalign.experiments.cells import Cell
+from selfalign.experiments.robots import Split
+
+# To be raised when a change of this package alters results: what was cached before is left alone.
+_VERSION: Final = 1
+
+
+class OracleConfig(BaseModel):
+    """How W is fitted with expert labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    demonstrations: int = Field(20, ge=1, description="Successful episodes of the scripted expert")
+    noise: float = Field(0.5, ge=0, description="Disturbance in every second one")
+    steps: int = Field(200, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(0.02, gt=0, description="At the start; falls to zero as a cosine")
+
+
+class Settings(BaseModel):
+    """What is done with each robot. Two equal settings give equal results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Split = "test"
+    seed: int = Field(0, ge=0)
+    episodes: int = Field(100, ge=1, description="Start states of a cell")
+    robots: int = Field(20, ge=1, description="Robots of a cell that they are spread over")
+    play_seconds: float = Field(13.0, gt=0)
+    steps: int = Field(50, ge=1, description="Alignment steps")
+    methods: tuple[str, ...] = ("base", "aligned")
+    execute: int | None = Field(None, ge=1, description="Actions of a chunk to execute; None: all")
+    alignment: AlignmentConfig = AlignmentConfig()
+    gates: GateConfig = GateConfig()
+    oracle: OracleConfig = OracleConfig()
+
+    def episodes_of(self, index: int) -> int:
+        """Start states of the robot of that number: as even as can be."""
+        return self.episodes // self.robots + (index < self.episodes % self.robots)
+
+
+def digest(model: Path, cell: Cell, settings: Settings) -> str:
+    """Name of the results of a cell: over the model's files, all settings and how W is aligned."""
+    parts = {
+        "version": _VERSION,
+        "model": model_sha256(model),
+        "cell": cell.name,
+        "placement": cell.placement,
+        "settings": settings.model_dump(mode="json"),
+        # Limits and losses are code as much as settings.
+        "code": [inspect.getsource(module) for module in (aligner, gates, holdout, losses)],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def model_sha256(model: Path) -> str:
+    """Over weights (W0 too) and configuration of a model directory."""
+    found = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        found.update((model / name).read_bytes())
+    return found.hexdigest()

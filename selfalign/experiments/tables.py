@@ -1,0 +1,122 @@
+"""Figures as Markdown tables, padded so that a terminal shows them as well."""
+
+from collections.abc import Sequence
+
+from selfalign.experiments.calibration import TRUTHS, Calibration
+from selfalign.experiments.paired import Rate
+from selfalign.experiments.summary import CellResult
+
+_MAIN = ("base", "aligned", "oracle")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with its columns padded to equal width; all but the first to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = zip(row, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        return f"| {' | '.join(cells)} |"
+
+    rule = [f"{'-' * widths[0]}", *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    return "\n".join([line(head), line(rule), *(line(row) for row in rows)])
+
+
+def cells_table(results: Sequence[CellResult]) -> str:
+    """One row a cell: base, aligned as served, ungated, oracle, and what alignment took."""
+    head = [
+        "cell",
+        "base",
+        "aligned",
+        "without gates",
+        "oracle",
+        "gap closed",
+        "better / worse",
+        "p",
+        "robots worse",
+        "refused",
+        "align [s]",
+    ]
+    return table(head, [_cell_row(result) for result in results])
+
+
+def methods_table(result: CellResult) -> str:
+    """One row a method, each against the base W on the same starts."""
+    rows = []
+    for name in result.settings.methods:
+        served = result.against_base(name)
+        ungated = _rate(result.rate(name, served=False)) if _is_judged(result, name) else ""
+        rows.append(
+            [
+                name,
+                _rate(served.after),
+                ungated,
+                f"{served.improved} / {served.worsened}",
+                _p(served.p_value),
+            ]
+        )
+    return table(["method", "success", "without gates", "better / worse", "p"], rows)
+
+
+def calibration_tables(found: Calibration) -> str:
+    """Verdicts against truth, failed checks, and what each measure knows."""
+    verdicts = [
+        [word, *(str(found.table[promoted, truth]) for truth in TRUTHS)]
+        for promoted, word in ((True, "promoted"), (False, "refused"))
+    ]
+    checks = [
+        [name, *(str(counts[truth]) for truth in TRUTHS)]
+        for name, counts in sorted(found.checks.items())
+        if any(counts.values())
+    ]
+    known = sorted(found.auc, key=lambda name: -abs((found.auc[name] or 0.5) - 0.5))
+    rows = [
+        [name, *(_number(part[name]) for part in (found.auc, found.spearman, found.pearson))]
+        for name in known
+    ]
+    return "\n\n".join(
+        [
+            table(["gates", *TRUTHS], verdicts),
+            f"Precision of promotion (got better) {_number(found.precision)}, did no harm "
+            f"{_number(found.harmless)}, recall {_number(found.recall)}.",
+            table(["failed check", *TRUTHS], checks or [["none", "", "", ""]]),
+            table(["lower measure", "AUC of better", "rank corr. success", "corr. success"], rows),
+        ]
+    )
+
+
+def _cell_row(result: CellResult) -> list[str]:
+    methods = result.settings.methods
+    shares = {name: _rate(result.rate(name)) if name in methods else "" for name in _MAIN}
+    row = [result.cell.name, shares["base"], shares["aligned"]]
+    if "aligned" not in methods:
+        return [*row, "", shares["oracle"], *[""] * 6]
+    gain = result.against_base("aligned")
+    return [
+        *row,
+        _rate(result.rate("aligned", served=False)),
+        shares["oracle"],
+        _number(result.gap_closed),
+        f"{gain.improved} / {gain.worsened}",
+        _p(gain.p_value),
+        f"{result.robots_worse} of {len(result.records)}",
+        f"{result.refused} of {len(result.records)}",
+        _number(result.align_cpu_s),
+    ]
+
+
+def _is_judged(result: CellResult, name: str) -> bool:
+    return any(name in record.verdicts for record in result.records)
+
+
+def _rate(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"{100 * rate.value:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,84 @@
+"""One robot: play, let every method make its W, act with all of them from the same starts."""
+
+from types import TracebackType
+from typing import Final, Self, final
+
+from selfalign.experiments.cells import Cell
+from selfalign.experiments.methods import Bench, candidate
+from selfalign.experiments.records import RobotRecord, Verdict
+from selfalign.experiments.robots import draw_robot
+from selfalign.experiments.rollouts import episodes, roll_out
+from selfalign.experiments.settings import Settings
+from selfalign.experiments.stage import Stage
+from selfalign.model.policy import Policy
+from selfalign.model.weights import FastWeights
+
+# Episodes at once: beyond this a forward pass costs the same an episode.
+_AT_ONCE: Final = 20
+
+
+@final
+class Trials:
+    """Runs robot after robot, keeping simulated scenes and shared W between them. Close it."""
+
+    def __init__(self, policy: Policy, *, at_once: int = _AT_ONCE) -> None:
+        self._policy, self._at_once = policy, at_once
+        self._stages: dict[tuple[str, str], Stage] = {}
+        self._library: dict[str, list[FastWeights]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for stage in self._stages.values():
+            stage.close()
+
+    def run(self, cell: Cell, settings: Settings, index: int) -> RobotRecord:
+        """Everything with one robot of a cell.
+
+        Raises:
+            UnknownMethod: the settings name a method that does not exist.
+            NoDemonstrations: the expert cannot show the task on this robot.
+        """
+        robot = draw_robot(
+            cell,
+            settings.split,
+            seed=settings.seed,
+            index=index,
+            episodes=settings.episodes_of(index),
+        )
+        stage = self._stage(cell)
+        stage.set_up(robot)
+        bench = Bench(self._policy, stage, cell, robot, index, settings, self._library)
+        found = [candidate(bench, name) for name in settings.methods]
+        weights = [(each.label, each.w) for each in found]
+        wanted = episodes(weights, robot.starts)
+        success = roll_out(bench.io, stage, wanted, execute=settings.execute)
+        alignment = bench.alignment if "aligned" in settings.methods else None
+        return RobotRecord(
+            index=index,
+            robot=robot.name,
+            description=robot.describe(),
+            starts=robot.starts,
+            success={name: tuple(success.get(name, ())) for name in settings.methods},
+            verdicts={each.label: Verdict.of(each.judgement) for each in found if each.judgement},
+            play_s=settings.play_seconds,
+            align_s=alignment and alignment.wall_s,
+            align_cpu_s=alignment and alignment.cpu_s,
+        )
+
+    def _stage(self, cell: Cell) -> Stage:
+        key = (cell.arm, cell.task)
+        if key not in self._stages:
+            # One arm at a time: scenes hold memory and OpenGL.
+            for stage in self._stages.values():
+                stage.close()
+            self._stages.clear()
+            size = self._policy.config.vision.image_size
+            self._stages[key] = Stage(cell.task, size=self._at_once, image_size=size)
+        return self._stages[key]
