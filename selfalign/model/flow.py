@@ -42,6 +42,11 @@ def to_velocity(predicted: Tensor, x_t: Tensor, time: float, target: FlowTarget)
     return predicted if target == "velocity" else (x_t - predicted) / max(time, _MIN_TIME)
 
 
+def times(steps: int) -> list[float]:
+    """The times at which the sampler evaluates the network, from 1 downwards."""
+    return [1.0 - index / steps for index in range(steps)]
+
+
 def sample(
     predict: Callable[[Tensor, Tensor], Tensor], noise_BHA: Tensor, steps: int, target: FlowTarget
 ) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from selfalign.errors import ModelError
 from selfalign.model import flow
+from selfalign.model.act_path import ActPath, Denoiser, FoldedPath
 from selfalign.model.alignment import AlignmentExpert, AlignmentPrediction
 from selfalign.model.config import ModelConfig
 from selfalign.model.gemma import GemmaStack
@@ -63,6 +64,7 @@ class Policy(nn.Module):
         self.w0_W1 = nn.Parameter(torch.randn(rows, config.ttt.heads, dim, dim) * config.ttt.w_std)
         self.w0_b1 = nn.Parameter(torch.zeros(rows, config.ttt.heads, 1, dim))
         self._base_sha256: str | None = None
+        self._act_path: ActPath | None = None
 
     def live_w0(self) -> FastWeights:
         """W0 as the parameters themselves, for stage 1, which trains them."""
@@ -79,6 +81,7 @@ class Policy(nn.Module):
         """
         self.requires_grad_(False).eval()
         frozen = {k: v for k, v in self.state_dict().items() if not k.startswith("w0_")}
+        self._act_path = None
         self._base_sha256 = base_sha256 or sha256_of(frozen, self.config.identity())
         return self
 
@@ -133,6 +136,9 @@ class Policy(nn.Module):
                 f"{cameras} cameras, but model {self.config.variant!r} takes "
                 f"{self.config.max_cameras}"
             )
+        folded = self._folded(batch, images_BN3SS)
+        if folded is not None:
+            return folded.prefix(images_BN3SS, image_mask_BN, tokens_Bt, token_mask_Bt)
         image_tokens, features = self.vision(images_BN3SS.flatten(0, 1).to(self.dtype))
         image_tokens = image_tokens.unflatten(0, (batch, cameras)).flatten(1, 2)
         language = self.embed_tokens(tokens_Bt) * self.config.language.width**0.5
@@ -160,10 +166,38 @@ class Policy(nn.Module):
             shape = (len(prefix), config.horizon, config.action_dim)
             noise = torch.randn(shape, generator=generator, device=state_Bs.device)
 
-        def predict(x_t: Tensor, time_B: Tensor) -> Tensor:
-            return self.predict(prefix, state_Bs, x_t, time_B, w)
+        if torch.is_grad_enabled() and (w.W1.requires_grad or self.w0_W1.requires_grad):
+            return flow.sample(
+                lambda x_t, time_B: self.predict(prefix, state_Bs, x_t, time_B, w),
+                noise,
+                config.flow_steps,
+                config.flow_target,
+            )
+        denoise = self.denoiser(prefix, state_Bs, w)
+        x = noise
+        for time in flow.times(config.flow_steps):
+            velocity = flow.to_velocity(denoise(x, time), x, time, config.flow_target)
+            x = x - velocity / config.flow_steps
+        return x
 
-        return flow.sample(predict, noise, config.flow_steps, config.flow_target)
+    def denoiser(self, prefix: Prefix, state_Bs: Tensor, w: FastWeights) -> Denoiser:
+        """The numbers of `predict` at one time for the whole batch, faster, without gradients.
+
+        What all steps share is computed here. Use it from one thread.
+        """
+        folded = self._folded(len(prefix), prefix.key_values)
+        if folded is not None:
+            return folded.denoiser(prefix, state_Bs, w)
+        times = torch.ones(len(prefix), device=state_Bs.device)
+        return lambda x_t, time: self.predict(prefix, state_Bs, x_t, times * time, w)
+
+    def _folded(self, batch: int, like: Tensor) -> FoldedPath | None:
+        """The path of a small model, where no gradient is asked for."""
+        if torch.is_grad_enabled() and (like.requires_grad or self.w0_W1.requires_grad):
+            return None
+        if self._act_path is None:
+            self._act_path = ActPath(self)
+        return self._act_path.folded(batch)
 
     def predict(
         self, prefix: Prefix, state_Bs: Tensor, x_t: Tensor, time_B: Tensor, w: FastWeights

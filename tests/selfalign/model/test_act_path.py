@@ -1,0 +1,120 @@
+"""The fast path of a chunk computes what the stock modules compute."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfalign.model import flow
+from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
+from selfalign.model.weights import FastWeights
+from tests.fakes.models import (
+    PROMPTS,
+    random_images,
+    random_numbers,
+    random_policy,
+    random_prefix,
+    random_w,
+)
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Equal but for float32 sums in another order, over layers and steps."""
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def by_stock_modules(
+    policy: Policy, prefix: Prefix, state: Tensor, w: FastWeights, noise: Tensor
+) -> Tensor:
+    """A chunk by `predict` alone."""
+    config = policy.config
+    return flow.sample(
+        lambda x_t, time_B: policy.predict(prefix, state, x_t, time_B, w),
+        noise,
+        config.flow_steps,
+        config.flow_target,
+    )
+
+
+@pytest.mark.parametrize("inner_step", [False, True])
+@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
+@pytest.mark.parametrize("groups", [None, 2])
+def test_chunk_equals_that_of_the_stock_modules(
+    flavour: Literal["pi0", "pi05"], groups: int | None, *, inner_step: bool
+) -> None:
+    policy = random_policy(flavour, inner_step=inner_step)
+    prefix, w = random_prefix(policy, 4), random_w(policy, groups)
+    state, noise = random_numbers(4, 32), random_numbers(4, 4, 32)
+    chunk = policy.act(prefix, state, w, noise=noise)
+    expected = by_stock_modules(policy, prefix, state, w, noise)
+    assert_close(chunk, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9])
+def test_prefix_equals_that_of_the_stock_modules(batch: int) -> None:
+    policy = random_policy()
+    images = random_images(batch, 2)
+    mask = torch.tensor([[True, False]]).expand(batch, -1)
+    tokens, token_mask = policy.prompts.encode([PROMPTS[i % len(PROMPTS)] for i in range(batch)])
+    fast = policy.prefix(images, mask, tokens, token_mask)
+    stock = policy.prefix(images.requires_grad_(), mask, tokens, token_mask)
+    assert stock.key_values.requires_grad
+    assert not fast.key_values.requires_grad
+    for name in ("key_values", "features"):
+        assert_close(getattr(fast, name), getattr(stock, name))
+    assert torch.equal(fast.mask, stock.mask)
+    assert fast.image_tokens == stock.image_tokens
+
+
+def test_gradient_reaches_w_through_a_whole_chunk() -> None:
+    policy = random_policy()
+    prefix, state, noise = random_prefix(policy, 2), random_numbers(2, 32), random_numbers(2, 4, 32)
+    gradients = []
+    for sampler in (Policy.act, None):
+        w = random_w(policy).map(lambda t: t.requires_grad_())
+        if sampler is not None:
+            chunk = policy.act(prefix, state, w, noise=noise)
+        else:
+            chunk = by_stock_modules(policy, prefix, state, w, noise)
+        gradients.append(torch.autograd.grad(chunk.square().sum(), w.W1)[0])
+    assert gradients[0].any()
+    assert_close(*gradients)
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced and frozen again", "loaded"])
+def test_changed_weights_are_noticed(change: str) -> None:
+    policy, other = random_policy(), random_policy(seed=1)
+    prefix, state, noise = random_prefix(policy, 1), random_numbers(1, 32), random_numbers(1, 4, 32)
+    w = random_w(policy)
+    before = policy.act(prefix, state, w, noise=noise)
+    if change == "in place":
+        policy.action_out_proj.weight.mul_(2.0)
+    elif change == "loaded":
+        policy.load_state_dict(other.state_dict())
+    else:
+        policy.action_in_proj.weight.data = other.action_in_proj.weight.data.clone()
+        policy.freeze()
+    after = policy.act(prefix, state, w, noise=noise)
+    assert not torch.allclose(before, after, atol=1e-3)
+    assert_close(after, by_stock_modules(policy, prefix, state, w, noise))
+
+
+def test_what_was_prepared_in_inference_mode_serves_outside_of_it() -> None:
+    policy = random_policy()
+    state, noise, w = random_numbers(1, 32), random_numbers(1, 4, 32), random_w(policy)
+    with torch.inference_mode():
+        first = policy.act(random_prefix(policy, 1), state, w, noise=noise)
+    second = policy.act(random_prefix(policy, 1), state, w, noise=noise)
+    assert torch.equal(first, second)
+
+
+def test_denoiser_serves_times_that_the_sampler_does_not_use() -> None:
+    policy = random_policy()
+    prefix, state, x = random_prefix(policy, 2), random_numbers(2, 32), random_numbers(2, 4, 32)
+    w = random_w(policy)
+    denoise = policy.denoiser(prefix, state, w)
+    for time in (1.0, 0.37, 0.5):
+        expected = policy.predict(prefix, state, x, torch.full((2,), time), w)
+        assert_close(denoise(x, time), expected)
