@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
+from selfalign.align.robot_numbers import RobotNumbers
 from selfalign.align.targets import aligned_numbers
 from selfalign.data.continuation import Continuation
-from selfalign.data.normalisation import Normaliser
 from selfalign.data.observation import Observation, ObservationMismatch, encode_frames
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import Dimension, RobotSpec
@@ -65,8 +65,9 @@ class RobotIO:
         self.policy = policy
         self.spec = spec
         self.device = policy.device
-        self.state_normaliser = Normaliser.for_state(spec, width=config.state_dim)
-        self.action_normaliser = Normaliser.for_action(spec, width=config.action_dim)
+        self.numbers = RobotNumbers(spec, config, policy.processing)
+        self.state_normaliser = self.numbers.state_normaliser
+        self.action_normaliser = self.numbers.action_normaliser
 
     def encode(self, observations: list[Observation]) -> Inputs:
         """Checked observations to tensors. The prompt of pi0.5 carries the state, as openpi does.
@@ -79,15 +80,9 @@ class RobotIO:
         }
         images, mask = self._images(frames)
         raw = np.stack([o.state for o in observations])
-        state = self.state_normaliser.normalise(raw)
         texts = [o.instruction or self.spec.default_instruction for o in observations]
-        if self.policy.config.flavour == "pi05":
-            columns = len(self.spec.state)
-            texts = [
-                state_prompt(text, row[:columns]) for text, row in zip(texts, state, strict=True)
-            ]
-        tokens, token_mask = self._tokens(texts)
-        return Inputs(images, mask, tokens, token_mask, self._tensor(state))
+        tokens, token_mask = self._tokens(texts, self.numbers.prompt_states(raw))
+        return Inputs(images, mask, tokens, token_mask, self._tensor(self.numbers.state(raw)))
 
     def prefix(self, inputs: Inputs) -> Prefix:
         """The frozen prefix of encoded observations."""
@@ -124,7 +119,8 @@ class RobotIO:
                 f"{len(continuations)} continuations for {len(observations)} observations; give "
                 "one each, or none at all"
             )
-        overlap = self._overlap(continuations or [])
+        raw_state = np.stack([observation.state for observation in observations])
+        overlap = self._overlap(continuations or [], raw_state)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         # Guidance takes gradients, which inference mode forbids.
         with torch.inference_mode() if overlap is None else torch.no_grad():
@@ -136,17 +132,19 @@ class RobotIO:
                 shape = overlap.actions_BHA.shape
                 noise = torch.randn(shape, generator=generator, device=self.device)
                 chunk = continue_chunk(self.policy, prefix, state, w, overlap, noise=noise)
-        return self.action_normaliser.denormalise(chunk.float().cpu().numpy()).astype(np.float32)
+        return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state)
 
-    def _overlap(self, continuations: Sequence[Continuation | None]) -> Overlap | None:
+    def _overlap(
+        self, continuations: Sequence[Continuation | None], raw_state: NDArray[np.float32]
+    ) -> Overlap | None:
         """The continuations as the sampler takes them; None if there are none."""
         if all(item is None for item in continuations):
             return None
         width = self.policy.config.action_dim
         actions = np.zeros((len(continuations), self.horizon, width), np.float32)
-        for row, item in zip(actions, continuations, strict=True):
+        for row, item, state in zip(actions, continuations, raw_state, strict=True):
             if item is not None:
-                row[: len(item.actions)] = self.action_normaliser.normalise(item.actions)
+                row[: len(item.actions)] = self.numbers.actions(item.actions, state)
         spans = np.array([(c.delay, c.until) if c else (0, 0) for c in continuations], np.int64)
         return Overlap(
             self._tensor(actions),
@@ -174,9 +172,10 @@ class RobotIO:
         prefix = self.frame_prefixes({name: x[frames] for name, x in episode.images.items()})
         now = self._tensor(np.searchsorted(frames, starts))
         following = self._tensor(np.searchsorted(frames, starts + stride))
-        state = self._tensor(self.state_normaliser.normalise(episode.state[starts]))
+        raw = episode.state[starts]
+        state = self._tensor(self.numbers.state(raw))
         steps = starts[:, None] + np.arange(stride)
-        actions = self._tensor(self.action_normaliser.normalise(episode.action[steps]))
+        actions = self._tensor(self.numbers.actions(episode.action[steps], raw))
         state_mask = self._tensor(self._aligned(self.spec.state, state.shape[-1]))
         action_mask = self._tensor(self._aligned(self.spec.action, actions.shape[-1]))
         return TransitionBatch(
@@ -194,12 +193,21 @@ class RobotIO:
 
     def _images(self, frames: dict[str, NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         size = self.policy.config.vision.image_size
-        images, mask = encode_frames(frames, self.spec, size, len(self.spec.cameras))
+        processing = self.numbers.processing
+        images, mask = encode_frames(
+            frames,
+            self.spec,
+            size,
+            len(self.spec.cameras),
+            resize="pil" if processing is None else processing.image_resize,
+        )
         return self._tensor(images), self._tensor(mask).expand(len(images), -1)
 
-    def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def _tokens(
+        self, texts: list[str], states: list[NDArray[np.floating]] | None = None
+    ) -> tuple[Tensor, Tensor]:
         try:
-            tokens, mask = self.policy.prompts.encode(texts)
+            tokens, mask = self.policy.prompts.encode(texts, states=states)
         except PromptTooLong as error:
             raise ObservationMismatch(
                 field="instruction",
@@ -211,10 +219,3 @@ class RobotIO:
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # A copy, since the masks of a normaliser are read-only.
         return torch.tensor(array, device=self.device)
-
-
-def state_prompt(instruction: str, state_D: NDArray[np.float32]) -> str:
-    """pi0.5's prompt: the instruction and the state in 256 bins (openpi's tokenizer.py)."""
-    bins = np.digitize(state_D, np.linspace(-1, 1, 257)[:-1]) - 1
-    text = instruction.strip().replace("_", " ").replace("\n", " ")
-    return f"Task: {text}, State: {' '.join(map(str, bins))}; Action:"

@@ -7,12 +7,12 @@ D state.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from selfalign.data.resize import resize_floats, resize_with_pad
 from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.errors import ObservationError
 
@@ -24,7 +24,6 @@ __all__ = [
     "encode_frames",
     "encode_images",
     "implausible",
-    "resize_with_pad",
 ]
 
 MAX_INSTRUCTION_CHARS = 1024
@@ -78,23 +77,6 @@ def check_observation(observation: Observation, spec: RobotSpec) -> None:
     _check_instruction(observation.instruction)
 
 
-def resize_with_pad(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Fit an image `[H, W, 3]` into `[size, size, 3]`: bilinear, centred, black borders.
-
-    Aspect ratio is kept. An image that already has the size is returned as it is, not copied.
-    """
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    scale = size / max(height, width)
-    new_height, new_width = max(1, int(height * scale)), max(1, int(width * scale))
-    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
-    canvas = np.zeros((size, size, 3), dtype=np.uint8)
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    canvas[top : top + new_height, left : left + new_width] = np.asarray(resized)
-    return canvas
-
-
 def encode_images(
     observation: Observation, spec: RobotSpec, size: int, max_cameras: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -113,9 +95,16 @@ def encode_images(
 
 
 def encode_frames(
-    frames: Mapping[str, NDArray[np.uint8]], spec: RobotSpec, size: int, max_cameras: int
+    frames: Mapping[str, NDArray[np.uint8]],
+    spec: RobotSpec,
+    size: int,
+    max_cameras: int,
+    *,
+    resize: Literal["pil", "torch"] = "pil",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Encode n consecutive frames `[n, H, W, 3]` of each camera, as `encode_images` does for one.
+
+    `resize` chooses between openpi's resizing and LeRobot's (selfalign/data/resize.py).
 
     Returns:
         Images `[n, N, 3, S, S]` float32 in [-1, 1] and the mask `[N]`.
@@ -133,8 +122,12 @@ def encode_frames(
     images = np.full((count, max_cameras, 3, size, size), -1.0, dtype=np.float32)
     for slot, camera in enumerate(spec.cameras):
         for row, frame in enumerate(frames[camera.name]):
-            images[row, slot] = resize_with_pad(frame, size).transpose(2, 0, 1)
-        images[:, slot] /= np.float32(127.5)
+            fitted = resize_with_pad(frame, size) if resize == "pil" else resize_floats(frame, size)
+            images[row, slot] = fitted.transpose(2, 0, 1)
+        if resize == "pil":
+            images[:, slot] /= np.float32(127.5)
+        else:
+            images[:, slot] *= np.float32(2.0)
         images[:, slot] -= np.float32(1.0)
     return images, np.arange(max_cameras) < len(spec.cameras)
 

@@ -18,6 +18,7 @@ from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig, dummy_config
 from selfalign.model.identity import file_identity
 from selfalign.model.policy import Policy
+from selfalign.model.processing import NORM_STATS, Processing
 from selfalign.model.tensor_file import Planned, TensorFile, write_tensors
 from selfalign.model.tokenizer import read_tokenizer
 
@@ -49,6 +50,7 @@ def load_policy(
             f"them with: selfalign attach --from {directory} --to OTHER_DIR"
         )
     policy = empty_policy(config, read_tokenizer(tokenizer_path(directory)))
+    policy.processing = Processing.of_directory(directory)
     file = TensorFile.open(directory / WEIGHTS)
     check_keys(file, policy.state_dict())
     identity = file_identity(file, config)
@@ -69,6 +71,8 @@ def save_policy(policy: Policy, directory: Path) -> None:
     write_tensors(directory / WEIGHTS, {name: _planned(state[name]) for name in state})
     policy.config.save(directory / CONFIG)
     policy.prompts.tokenizer.save(str(directory / TOKENIZER))
+    if policy.processing is not None:
+        policy.processing.save(directory / NORM_STATS)
 
 
 def make_dummy_policy(seed: int = 0, config: ModelConfig | None = None) -> Policy:

@@ -19,6 +19,7 @@ from selfalign.model.config import ModelConfig
 from selfalign.model.gemma import GemmaStack
 from selfalign.model.hashing import sha256_of
 from selfalign.model.prefix import Prefix
+from selfalign.model.processing import Processing
 from selfalign.model.tokenizer import PromptEncoder, small_tokenizer
 from selfalign.model.vision import VisionTower
 from selfalign.model.weights import FastWeights
@@ -28,9 +29,15 @@ from selfalign.model.weights import FastWeights
 class Policy(nn.Module):
     """A policy of the pi0 / pi0.5 family whose action expert takes W as an argument."""
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None = None,
+        processing: Processing | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.processing = processing
         self.prompts = PromptEncoder(tokenizer or small_tokenizer(), config.max_prompt_tokens)
         if self.prompts.tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelError(

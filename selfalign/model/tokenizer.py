@@ -1,13 +1,21 @@
-"""Prompts to token ids. The tokenizer is a file beside the model, so that PaliGemma's fits too."""
+"""Prompts to token ids. The tokenizer is a file beside the model, so that PaliGemma's fits too.
 
+pi0 reads `bos text newline`. pi0.5 reads its state in words as well:
+`bos Task: text, State: 3 255 17;newline Action: `, with a blank at the end.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import cast, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from selfalign.errors import ModelError
+from selfalign.model.sentencepiece import SentencePieceTokenizer
 
 PAD, BOS, UNKNOWN, NEWLINE = "<pad>", "<bos>", "<unk>", "\n"
 _WORDS = (  # noqa: SIM905  a list of 67 lines would say no more
@@ -37,9 +45,16 @@ def small_tokenizer() -> Tokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json. Raises ModelError when it cannot."""
+    """Read a tokenizer.json, or a SentencePiece file, whose name ends in .model.
+
+    Raises:
+        ModelError: it does not exist or is not what its name says.
+    """
     if not path.is_file():
         raise ModelError(f"{path} does not exist; a model directory has a tokenizer.json")
+    if path.suffix == ".model":
+        # It has every method of a Tokenizer that is called here; its type is not ours to extend.
+        return cast("Tokenizer", SentencePieceTokenizer(path))
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
@@ -57,9 +72,23 @@ class PromptTooLong(ModelError):
         self.tokens, self.limit = tokens, limit
 
 
+def clean_text(text: str) -> str:
+    """An instruction as openpi cleans it: no blanks around, no underscores, one line."""
+    return text.strip().replace("_", " ").replace("\n", " ")
+
+
+def state_prompt(text: str, state_D: NDArray[np.floating]) -> str:
+    """pi0.5's prompt: the instruction and the normalised state in 256 bins, to openpi's letter.
+
+    A number below -1 is bin -1 and one above 1 is bin 255: nothing is clipped.
+    """
+    bins = np.digitize(state_D, np.linspace(-1, 1, 257)[:-1]) - 1
+    return f"Task: {clean_text(text)}, State: {' '.join(map(str, bins))};\nAction: "
+
+
 @final
 class PromptEncoder:
-    """Instructions to padded token tensors in the format of pi0: bos, text, newline."""
+    """Instructions to padded token tensors, in the format of pi0 or, with a state, of pi0.5."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         self.tokenizer = tokenizer
@@ -68,21 +97,34 @@ class PromptEncoder:
             _special(tokenizer, name) for name in (PAD, BOS, NEWLINE)
         )
 
-    def ids(self, text: str) -> list[int]:
-        """bos, the tokens of the text, newline. Raises PromptTooLong beyond `max_tokens`."""
-        clean = text.strip().replace("_", " ").replace("\n", " ")
-        ids = [
-            self._bos,
-            *self.tokenizer.encode(clean, add_special_tokens=False).ids,
-            self._newline,
-        ]
+    def ids(self, text: str, state_D: NDArray[np.floating] | None = None) -> list[int]:
+        """The tokens of a prompt: pi0's, or with a normalised state pi0.5's.
+
+        Raises:
+            PromptTooLong: beyond `max_tokens`. openpi cuts such a prompt off, and pi0.5's
+                `Action: ` with it.
+        """
+        if state_D is None:
+            ids = [self._bos, *self._pieces(clean_text(text)), self._newline]
+        else:
+            ids = [self._bos, *self._pieces(state_prompt(text, state_D))]
         if len(ids) > self.max_tokens:
             raise PromptTooLong(text, tokens=len(ids), limit=self.max_tokens)
         return ids
 
-    def encode(self, texts: list[str], length: int | None = None) -> tuple[Tensor, Tensor]:
-        """Token ids int64 [B, t] and mask bool [B, t], padded to the longest or to `length`."""
-        rows = [self.ids(text) for text in texts]
+    def encode(
+        self,
+        texts: list[str],
+        length: int | None = None,
+        *,
+        states: Sequence[NDArray[np.floating]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Token ids int64 [B, t] and mask bool [B, t], padded to the longest or to `length`.
+
+        `states` are normalised states [B, D] for the prompts of pi0.5.
+        """
+        given = [None] * len(texts) if states is None else states
+        rows = [self.ids(text, state) for text, state in zip(texts, given, strict=True)]
         width = max(length or 0, *(len(row) for row in rows))
         tokens = torch.full((len(rows), width), self._pad, dtype=torch.int64)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -90,6 +132,9 @@ class PromptEncoder:
             tokens[index, : len(row)] = torch.tensor(row)
             mask[index, : len(row)] = True
         return tokens, mask
+
+    def _pieces(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _special(tokenizer: Tokenizer, name: str) -> int:

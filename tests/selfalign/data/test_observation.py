@@ -11,8 +11,8 @@ from selfalign.data.observation import (
     check_observation,
     encode_frames,
     encode_images,
-    resize_with_pad,
 )
+from selfalign.data.resize import resize_with_pad
 from selfalign.errors import ObservationError
 from tests.fakes.play_steps import small_spec, step
 

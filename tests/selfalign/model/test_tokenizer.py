@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
@@ -15,6 +16,7 @@ from selfalign.model.tokenizer import (
     PromptTooLong,
     read_tokenizer,
     small_tokenizer,
+    state_prompt,
 )
 
 
@@ -82,3 +84,33 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
 def test_tokenizer_without_special_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match="no token '<pad>'"):
         PromptEncoder(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 4)
+
+
+def test_state_prompt_is_openpi_s_to_the_letter() -> None:
+    text = state_prompt("pick_up\n ", np.array([-1.0, -0.999, 0.0, 0.999, 1.0], np.float32))
+    assert text == "Task: pick up, State: 0 0 128 255 255;\nAction: "
+
+
+def test_state_beyond_its_range_is_not_clipped() -> None:
+    """The trap: openpi's digitize gives -1 below the range and 255 above it."""
+    text = state_prompt("go", np.array([-1.5, 1.5, 40.0]))
+    assert text == "Task: go, State: -1 255 255;\nAction: "
+
+
+def test_prompt_with_a_state_ends_with_action_and_without_a_newline() -> None:
+    tokenizer = small_tokenizer()
+    ids = PromptEncoder(tokenizer, 40).ids("lift", np.array([0.0, -2.0]))
+    read = [tokenizer.id_to_token(i) for i in ids]
+    assert read == [
+        *(BOS, "task", ":", "lift", ",", "state", ":"),
+        *("128", "-1", ";", NEWLINE, "action", ":"),
+    ]
+
+
+def test_each_text_of_a_batch_is_told_its_own_state() -> None:
+    prompts = PromptEncoder(small_tokenizer(), 40)
+    tokens, mask = prompts.encode(["lift", "lift"], states=[np.zeros(2), np.zeros(5)])
+    assert mask.sum(-1).tolist() == [13, 16]
+    assert tokens[0, :13].tolist() == prompts.ids("lift", np.zeros(2))
+    with pytest.raises(ValueError, match="shorter"):
+        prompts.encode(["lift", "lift"], states=[np.zeros(2)])

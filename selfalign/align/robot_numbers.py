@@ -1,0 +1,107 @@
+"""The numbers of one robot as a policy takes them: state, actions, and the state in a prompt.
+
+A policy whose directory has statistics (norm_stats.json) normalises by these, any other by the
+limits that the robot declares.
+
+Shape key: B observations, s state numbers and a action numbers of the robot, S and A those of the
+model, H steps.
+"""
+
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfalign.data.delta_actions import DeltaActions
+from selfalign.data.norm_stats import Rule, StatisticsNormaliser
+from selfalign.data.normalisation import NormalisationError, Normaliser
+from selfalign.data.spec import RobotSpec
+from selfalign.errors import SpecError
+from selfalign.model.config import ModelConfig
+from selfalign.model.processing import Processing, Statistics
+
+
+@final
+class RobotNumbers:
+    """Raw numbers to normalised ones and back. Stateless; any thread may call it.
+
+    Raises SpecError at construction when the model's statistics do not fit the robot.
+    """
+
+    def __init__(
+        self, spec: RobotSpec, config: ModelConfig, processing: Processing | None = None
+    ) -> None:
+        self.spec, self.processing = spec, processing
+        self.state_normaliser: Normaliser | StatisticsNormaliser
+        self.action_normaliser: Normaliser | StatisticsNormaliser
+        self._delta: DeltaActions | None = None
+        if processing is None:
+            self.state_normaliser = Normaliser.for_state(spec, width=config.state_dim)
+            self.action_normaliser = Normaliser.for_action(spec, width=config.action_dim)
+        else:
+            self.state_normaliser = _by_statistics("state", processing, spec, config.state_dim)
+            self.action_normaliser = _by_statistics("action", processing, spec, config.action_dim)
+            self._delta = _delta_of(processing, spec)
+        told = None if processing is None else processing.state_in_prompt
+        self._in_prompt = config.flavour == "pi05" if told is None else told
+
+    def state(self, raw_Bs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised and padded states [B, S]."""
+        return self.state_normaliser.normalise(raw_Bs)
+
+    def prompt_states(self, raw_Bs: NDArray[np.float32]) -> list[NDArray[np.floating]] | None:
+        """The normalised states [s] that stand in the prompts, not padded; None if none do."""
+        if not self._in_prompt:
+            return None
+        if isinstance(self.state_normaliser, StatisticsNormaliser):
+            return list(self.state_normaliser.exact(raw_Bs))
+        return list(self.state_normaliser.normalise(raw_Bs)[:, : len(self.spec.state)])
+
+    def actions(
+        self, raw_BHa: NDArray[np.float32], state_Bs: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Normalised and padded actions [B, H, A]; `state_Bs` is the state before the first."""
+        if self._delta is None:
+            return self.action_normaliser.normalise(raw_BHa)
+        # In float64, so that a small difference of large numbers keeps its digits.
+        exact = self._delta.relative(raw_BHa.astype(np.float64), state_Bs.astype(np.float64))
+        return self.action_normaliser.normalise(exact)
+
+    def raw_actions(
+        self, normalised_BHA: NDArray[np.float32], state_Bs: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The inverse of `actions`: what the robot is to execute, [B, H, a]."""
+        raw = self.action_normaliser.denormalise(normalised_BHA)
+        if self._delta is not None:
+            raw = self._delta.absolute(raw, state_Bs).astype(np.float32)
+        return raw
+
+
+_RULES: dict[str, Rule] = {"z_score": "z_score", "identity": "identity"}
+
+
+def _by_statistics(
+    what: str, processing: Processing, spec: RobotSpec, width: int
+) -> StatisticsNormaliser:
+    given: Statistics = getattr(processing, what)
+    try:
+        return StatisticsNormaliser(
+            *given.lists,
+            rule=_RULES.get(given.method, "ends"),
+            source=processing.source,
+            dimensions=len(getattr(spec, what)),
+            width=width,
+        )
+    except NormalisationError as error:
+        raise SpecError(f"robot {spec.name!r}, {what}: {error}") from None
+
+
+def _delta_of(processing: Processing, spec: RobotSpec) -> DeltaActions | None:
+    if processing.delta_actions is None:
+        return None
+    try:
+        return DeltaActions(
+            processing.delta_actions, actions=len(spec.action), states=len(spec.state)
+        )
+    except NormalisationError as error:
+        raise SpecError(f"robot {spec.name!r}: {error}") from None
