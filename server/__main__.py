@@ -120,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="version", version=f"selfalign server {package_version()}")
     add("--host", help="address to listen on (default 127.0.0.1)")
+    add(
+        "--allowed-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
+        help="one more name by which clients may call the server, * for any; may be repeated",
+    )
     add("--port", help="port to listen on, 0 for a free one (default 8000)")
     add(
         "--model",

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from server import problems
 from server.drain import Drain
+from server.hosts import allowed_hosts
 from server.origin import SameOrigin
 from server.routes import act, align, health, info, openpi, play, robots, w
 from server.runtime import Runtime, load_runtime
@@ -42,7 +43,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.runtime = runtime
     app.state.drain = Drain()
-    app.add_middleware(SameOrigin)
+    app.add_middleware(SameOrigin, hosts=allowed_hosts(settings))
     problems.install(app)
     for module in (act, play, align, w, robots, info, health, openpi):
         app.include_router(module.router)

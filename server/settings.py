@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from selfalign.hub import HubError, is_hub_id, resolve_model
+
 SHIPPED_SPECS = Path(__file__).parent / "specs"
 
 
@@ -24,7 +26,9 @@ class Settings(BaseSettings):
         env_prefix="SELFALIGN_", frozen=True, extra="forbid", protected_namespaces=()
     )
 
-    model_dir: Path | None = Field(None, description="Model directory; the shipped model if unset")
+    model_dir: Path | None = Field(
+        None, description="Model directory or Hugging Face id; the shipped model if unset"
+    )
     specs: Annotated[tuple[Path, ...], NoDecode] = Field(
         default_factory=shipped_specs,
         description=f"Robot specs (YAML or TOML), separated by {os.pathsep!r}; the first is the "
@@ -33,6 +37,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Play, snapshots of W and robots live here")
 
     host: str = Field("127.0.0.1", description="Address to listen on")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="More names by which the server may be called, separated by commas; '*.NAME' "
+        "for all below NAME, '*' for any. Addresses, localhost and the machine's names always may",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     max_body_bytes: int = Field(
         32 * 2**20, ge=1024, description="Largest request body or websocket message [byte]"
@@ -55,9 +64,26 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(2**30, ge=0, description="Disk space that play leaves free [byte]")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("model_dir", mode="after")
+    @classmethod
+    def _fetch_model(cls, value: Path | None) -> Path | None:
+        if value is None or not is_hub_id(str(value)):
+            return value
+        try:
+            return resolve_model(value)
+        except HubError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("specs", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
         return value

@@ -16,6 +16,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "unknown-version": (404, "No such version of W"),
     "unknown-episode": (404, "No such episode"),
     "cross-origin": (403, "Pages of other sites may not use this server"),
+    "unknown-host": (421, "This server is not known by that name"),
     "not-found": (404, "No such resource"),
     "method-not-allowed": (405, "This method is not supported here"),
     "not-acceptable": (406, "None of the accepted media types can be produced"),

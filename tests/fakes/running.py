@@ -69,7 +69,13 @@ def make_runtime(root: Path, *specs: RobotSpec, **settings: Any) -> Runtime:
         path.write_text(spec.to_yaml())
         paths.append(path)
     chosen = Settings(
-        **{"specs": tuple(paths), "data_dir": root / "data", "prestart": False, **settings}
+        **{
+            "specs": tuple(paths),
+            "data_dir": root / "data",
+            "prestart": False,
+            "allowed_hosts": ("testserver",),  # what starlette's TestClient calls a server
+            **settings,
+        }
     )
     return Runtime(chosen, dummy_policy(), robot_policy=FakeRobotPolicy)
 

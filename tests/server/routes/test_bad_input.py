@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from starlette.websockets import WebSocketDisconnect
+from starlette.testclient import WebSocketDenialResponse
 
 from server.wire.codec import pack, unpack
 from server.wire.images import encode_jpeg
@@ -221,12 +221,31 @@ def test_a_page_of_another_site_may_not_command_the_robot(client: TestClient) ->
     assert client.get("/info", headers=foreign).status_code == 200
     assert post_act(client, observation(), origin="http://testserver").status_code == 200
     for path in ("/", "/act/stream"):
-        with (
-            pytest.raises(WebSocketDisconnect) as closed,
-            client.websocket_connect(path, headers=foreign),
-        ):
-            pass
-        assert closed.value.code == 1008
+        assert_problem(refused_handshake(client, path, foreign), 403, "cross-origin")
+
+
+def test_a_name_that_the_server_does_not_have_is_refused(client: TestClient) -> None:
+    rebound = {"host": "evil.example:8000", "origin": "http://evil.example:8000"}
+
+    for response in (
+        client.get("/info", headers=rebound),
+        client.post("/act", content=pack(observation()), headers=rebound),
+        refused_handshake(client, "/act/stream", rebound),
+        refused_handshake(client, "/", rebound),
+    ):
+        assert_problem(response, 421, "unknown-host", "'evil.example:8000'")
+        assert "SELFALIGN_ALLOWED_HOSTS" in response.json()["detail"]
+    assert client.get("/info", headers={"host": "192.168.7.9:8000"}).status_code == 200
+
+
+def refused_handshake(client: TestClient, path: str, headers: dict[str, str]) -> Any:
+    """What the server answers instead of opening a websocket."""
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused,
+        client.websocket_connect(path, headers=headers),
+    ):
+        pass
+    return refused.value
 
 
 def test_a_robot_that_asks_for_more_than_the_model_has_is_refused(client: TestClient) -> None:
