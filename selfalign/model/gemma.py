@@ -65,7 +65,7 @@ class AdaRMSNorm(nn.Module):
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
         if condition_BC.dim() == 2:
             condition_BC = condition_BC[:, None]
-        scale, shift, gate = self.dense(condition_BC).chunk(3, dim=-1)
+        scale, shift, gate = self.dense(condition_BC.to(self.dense.weight.dtype)).chunk(3, dim=-1)
         return (normed * (1 + scale.float()) + shift.float()).type_as(x_BTD), gate.type_as(x_BTD)
 
 
@@ -217,7 +217,7 @@ class GemmaStack(nn.Module):
         key_values: list[KeyValue] = []
         for index, layer in enumerate(self.layers):
             past = None if prefix is None else prefix[index]
-            args = (x_BTD, rotary, mask_BTK, past, condition_BC, self._fast(index, w))
+            args = (x_BTD, rotary, mask_BTK, past, condition_BC, self.fast(index, w))
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x_BTD, own = checkpoint(layer, *args, use_reentrant=False)
             else:
@@ -245,7 +245,8 @@ class GemmaStack(nn.Module):
     def _blocks(self) -> list[GemmaLayer]:
         return cast("list[GemmaLayer]", list(self.layers))
 
-    def _fast(self, index: int, w: FastWeights | None) -> KeyValue | None:
+    def fast(self, index: int, w: FastWeights | None) -> KeyValue | None:
+        """W1 and b1 of one layer, or None where it has no TTT."""
         row = self.ttt_rows.get(index)
         if w is None or row is None:
             return None

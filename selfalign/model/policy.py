@@ -4,7 +4,7 @@ Shape key: B batch, N cameras, S image side, P prefix tokens, t prompt tokens, H
 numbers, s state numbers, k stride, D action width.
 """
 
-from typing import final
+from typing import cast, final
 
 import torch
 from tokenizers import Tokenizer
@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from selfalign.errors import ModelError
 from selfalign.model import flow
-from selfalign.model.act_path import ActPath, Denoiser, FoldedPath
+from selfalign.model.act_path import ActPath
 from selfalign.model.alignment import AlignmentExpert, AlignmentPrediction
 from selfalign.model.config import ModelConfig
-from selfalign.model.gemma import GemmaStack
+from selfalign.model.folded_path import FoldedPath
+from selfalign.model.gemma import GemmaLayer, GemmaStack
 from selfalign.model.hashing import sha256_of
-from selfalign.model.prefix import Prefix
+from selfalign.model.plain_path import Denoiser, PlainPath, own_mask
+from selfalign.model.prefix import Prefix, token_mask_and_positions
 from selfalign.model.processing import Processing
 from selfalign.model.tokenizer import PromptEncoder, small_tokenizer
 from selfalign.model.vision import VisionTower
@@ -106,8 +108,9 @@ class Policy(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the frozen model; W is float32 always."""
-        return self.action_in_proj.weight.dtype
+        """The precision of the stacks; embeddings and heads may have more, W is float32 always."""
+        layer = cast("GemmaLayer", self.language.layers[0])
+        return layer.self_attn.q_proj.weight.dtype
 
     def num_parameters(self) -> dict[str, int]:
         """Parameter counts by part: vision, language, action, ttt, alignment, heads, w."""
@@ -143,20 +146,22 @@ class Policy(nn.Module):
                 f"{cameras} cameras, but model {self.config.variant!r} takes "
                 f"{self.config.max_cameras}"
             )
-        folded = self._folded(batch, images_BN3SS)
-        if folded is not None:
-            return folded.prefix(images_BN3SS, image_mask_BN, tokens_Bt, token_mask_Bt)
-        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1).to(self.dtype))
-        image_tokens = image_tokens.unflatten(0, (batch, cameras)).flatten(1, 2)
-        language = self.embed_tokens(tokens_Bt) * self.config.language.width**0.5
-        x = torch.cat([image_tokens, language.type_as(image_tokens)], dim=1)
+        path = self._path(batch, images_BN3SS)
+        if path is not None:
+            return path.prefix(images_BN3SS, image_mask_BN, tokens_Bt, token_mask_Bt)
+        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1))
+        x = self.prefix_tokens(image_tokens.unflatten(0, (batch, cameras)).flatten(1, 2), tokens_Bt)
         per_camera = self.config.vision.tokens
-        mask = torch.cat([image_mask_BN.repeat_interleave(per_camera, dim=1), token_mask_Bt], dim=1)
-        positions = mask.cumsum(-1).sub(1).clamp_min(0)
+        mask, positions = token_mask_and_positions(image_mask_BN, token_mask_Bt, per_camera)
         pairs = self.language.key_values(x, positions, mask[:, None].expand(-1, x.shape[1], -1))
         key_values = torch.stack([torch.stack(pair, dim=1) for pair in pairs], dim=1)
         features = features.unflatten(0, (batch, cameras))
         return Prefix(key_values, mask, cameras * per_camera, features, image_mask_BN)
+
+    def prefix_tokens(self, image_tokens_BID: Tensor, tokens_Bt: Tensor) -> Tensor:
+        """The embedded prefix [B, P, D]: image tokens, then the scaled prompt."""
+        language = self.embed_tokens(tokens_Bt) * self.config.language.width**0.5
+        return torch.cat([image_tokens_BID.to(self.dtype), language.to(self.dtype)], dim=1)
 
     def act(
         self,
@@ -192,19 +197,19 @@ class Policy(nn.Module):
 
         What all steps share is computed here. Use it from one thread.
         """
-        folded = self._folded(len(prefix), prefix.key_values)
-        if folded is not None:
-            return folded.denoiser(prefix, state_Bs, w)
+        path = self._path(len(prefix), prefix.key_values)
+        if path is not None:
+            return path.denoiser(prefix, state_Bs, w)
         times = torch.ones(len(prefix), device=state_Bs.device)
         return lambda x_t, time: self.predict(prefix, state_Bs, x_t, times * time, w)
 
-    def _folded(self, batch: int, like: Tensor) -> FoldedPath | None:
-        """The path of a small model, where no gradient is asked for."""
+    def _path(self, batch: int, like: Tensor) -> FoldedPath | PlainPath | None:
+        """The fast path, where no gradient is asked for."""
         if torch.is_grad_enabled() and (like.requires_grad or self.w0_W1.requires_grad):
             return None
         if self._act_path is None:
             self._act_path = ActPath(self)
-        return self._act_path.folded(batch)
+        return self._act_path.choose(batch)
 
     def predict(
         self, prefix: Prefix, state_Bs: Tensor, x_t: Tensor, time_B: Tensor, w: FastWeights
@@ -213,16 +218,11 @@ class Policy(nn.Module):
 
         The time is one per chunk [B], or one per action [B, H] (model/rtc.py).
         """
-        dtype, state_Bs = x_t.dtype, state_Bs.to(self.dtype)
         actions, condition = self._embed_actions(x_t, time_B)
         stateful = self.config.flavour == "pi0"
-        tokens = (
-            torch.cat([self.state_proj(state_Bs)[:, None], actions], 1) if stateful else actions
-        )
+        tokens = torch.cat([self.state_token(state_Bs), actions], 1) if stateful else actions
         n = tokens.shape[1]
-        own = torch.ones(n, n, dtype=torch.bool, device=tokens.device)
-        if stateful:
-            own[0, 1:] = False
+        own = own_mask(n, stateful=stateful, device=tokens.device)
         mask = torch.cat(
             [prefix.mask[:, None].expand(-1, n, -1), own.expand(len(prefix), -1, -1)], 2
         )
@@ -230,7 +230,17 @@ class Policy(nn.Module):
         out = self.action(
             tokens, positions, mask, prefix=prefix.layers(), condition_BC=condition, w=w
         ).hidden
-        return self.action_out_proj(out[:, -self.config.horizon :]).to(dtype)
+        return self.read_actions(out).to(x_t.dtype)
+
+    def state_token(self, state_Bs: Tensor) -> Tensor:
+        """pi0's state token [B, 1, D]."""
+        return self.state_proj(state_Bs.to(self.state_proj.weight.dtype))[:, None].to(self.dtype)
+
+    def read_actions(self, hidden_BTD: Tensor) -> Tensor:
+        """What the network says of the action tokens, which come last: [B, H, A]."""
+        head = self.action_out_proj
+        out: Tensor = head(hidden_BTD[:, -self.config.horizon :].to(head.weight.dtype))
+        return out
 
     def action_loss(
         self,
@@ -259,8 +269,8 @@ class Policy(nn.Module):
         actions, condition = self._embed_actions(actions_BkA, clean)
         change = (following.features - now.features) / self.vision.readout.spread
         change = change * (now.feature_mask & following.feature_mask)[..., None]
-        state = self.state_proj(state_Bs.to(self.dtype))
-        tokens = self.alignment.tokens(state, actions, change)
+        state = self.state_token(state_Bs)[:, 0]
+        tokens = self.alignment.tokens(state, actions, change).to(self.dtype)
         own = self.alignment.group_mask(tokens.device).expand(len(now), -1, -1)
         mask = torch.cat([self.alignment.prefix_mask(now), own], dim=2)
         hidden = self.action(
@@ -278,18 +288,27 @@ class Policy(nn.Module):
 
         The time is [B], or [B, n]; a condition has the shape of the time and D.
         """
-        config = self.config
-        embedded = self.action_in_proj(actions.to(self.dtype))
-        time = flow.time_embedding(
-            time_B, config.action.width, config.min_period, config.max_period
-        ).type_as(embedded)
-        if config.flavour == "pi05":
-            condition = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(time))))
-            return embedded, condition
+        embedded = self.action_in_proj(actions.to(self.action_in_proj.weight.dtype))
+        time = self.embed_time(time_B)
+        if self.config.flavour == "pi05":
+            return embedded.to(self.dtype), self.time_condition(time)
         if time.dim() == 2:
             time = time[:, None].expand_as(embedded)
         both = torch.cat([embedded, time], dim=-1)
-        return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both))), None
+        out = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(both)))
+        return out.to(self.dtype), None
+
+    def embed_time(self, time: Tensor) -> Tensor:
+        """The embedding of times [...] in the precision of the heads: [..., D]."""
+        config = self.config
+        embedded = flow.time_embedding(
+            time, config.action.width, config.min_period, config.max_period
+        )
+        return embedded.to(self.action_in_proj.weight.dtype)
+
+    def time_condition(self, embedded: Tensor) -> Tensor:
+        """pi0.5's condition of the adaptive norms from embedded times."""
+        return F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
 
 
 def _part(name: str) -> str:

@@ -13,6 +13,14 @@ from torch import Tensor
 from selfalign.model.gemma import KeyValue
 
 
+def token_mask_and_positions(
+    image_mask_BN: Tensor, token_mask_Bt: Tensor, per_camera: int
+) -> tuple[Tensor, Tensor]:
+    """Which tokens of a prefix are there, bool [B, P], and their rotary positions [B, P]."""
+    mask = torch.cat([image_mask_BN.repeat_interleave(per_camera, dim=1), token_mask_Bt], dim=1)
+    return mask, mask.cumsum(-1).sub(1).clamp_min(0)
+
+
 @final
 @dataclass(frozen=True)
 class Prefix:

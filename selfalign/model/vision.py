@@ -76,11 +76,16 @@ class VisionTower(nn.Module):
             else FeatureReadout(config.tokens, config.token_width, feature_dim)
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the layers; the embeddings of patches may have more."""
+        return self.projector.weight.dtype
+
     def tokens(self, images_M3SS: Tensor) -> Tensor:
         """Images in [-1, 1] to merged tokens [M, I, E], before the projector."""
-        return merge_patches(
-            self.tower(pixel_values=images_M3SS).last_hidden_state, self.config.token_merge
-        )
+        patches = self.tower.embeddings(images_M3SS).to(self.dtype)
+        encoded = self.tower.encoder(inputs_embeds=patches).last_hidden_state
+        return merge_patches(self.tower.post_layernorm(encoded), self.config.token_merge)
 
     def forward(self, images_M3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix tokens [M, I, D] and features [M, F]."""

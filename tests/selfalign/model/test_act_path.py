@@ -4,11 +4,13 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfalign.model import flow
+from selfalign.model.keys import keeps_float32
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
+from selfalign.model.products import product, product_gelu, product_plus, product_times
 from selfalign.model.weights import FastWeights
 from tests.fakes.models import (
     PROMPTS,
@@ -66,6 +68,57 @@ def test_prefix_equals_that_of_the_stock_modules(batch: int) -> None:
         assert_close(getattr(fast, name), getattr(stock, name))
     assert torch.equal(fast.mask, stock.mask)
     assert fast.image_tokens == stock.image_tokens
+
+
+@pytest.mark.parametrize("groups", [None, 3])
+def test_large_batch_is_served_as_well(groups: int | None) -> None:
+    policy = random_policy()
+    prefix, w = random_prefix(policy, 9), random_w(policy, groups)
+    state, noise = random_numbers(9, 32), random_numbers(9, 4, 32)
+    chunk = policy.act(prefix, state, w, noise=noise)
+    assert_close(chunk, by_stock_modules(policy, prefix, state, w, noise))
+
+
+@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
+def test_weights_in_the_mixed_precision_of_published_models(
+    flavour: Literal["pi0", "pi05"],
+) -> None:
+    policy = random_policy(flavour)
+    state, noise, w = random_numbers(2, 32), random_numbers(2, 4, 32), random_w(policy)
+    full = policy.act(random_prefix(policy, 2), state, w, noise=noise)
+    for name, parameter in policy.named_parameters():
+        if not keeps_float32(name) and not name.startswith("w0_"):
+            parameter.data = parameter.data.bfloat16()
+    assert policy.dtype == torch.bfloat16
+    assert policy.action_in_proj.weight.dtype == torch.float32
+    prefix = random_prefix(policy, 2)
+    assert prefix.key_values.dtype == torch.bfloat16
+    mixed = policy.act(prefix, state, w, noise=noise)
+    stock = by_stock_modules(policy, prefix, state, w, noise)
+    # bfloat16 keeps 8 bits; the error grows over layers and steps.
+    for other in (full, stock):
+        assert float((mixed - other).abs().mean() / full.abs().mean()) < 0.1
+    aligned = policy.alignment_pass(prefix, prefix, state, random_numbers(2, 2, 32), w)
+    assert aligned.state.isfinite().all()
+
+
+def test_products_equal_linear_layers_and_what_follows_them() -> None:
+    linear = nn.Linear(512, 640)
+    x, other = random_numbers(3, 512), random_numbers(3, 640, seed=1)
+    with torch.no_grad():
+        plain = linear(x)
+        assert_close(product(linear, x), plain)
+        assert_close(product_gelu(linear, x), nn.functional.gelu(plain, approximate="tanh"))
+        assert_close(product_times(linear, x, other), plain * other)
+        assert_close(product_plus(linear, x, other), plain + other)
+
+
+def test_products_carry_gradients_where_they_are_asked_for() -> None:
+    linear = nn.Linear(512, 640)
+    x = random_numbers(3, 512).requires_grad_()
+    product_plus(linear, x, x.repeat(1, 2)[:, :640]).sum().backward()
+    assert x.grad is not None
+    assert linear.weight.grad is not None
 
 
 def test_gradient_reaches_w_through_a_whole_chunk() -> None:
