@@ -77,6 +77,15 @@ def test_the_client_side_imports_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
+def test_the_recorder_carries_neither_torch_nor_transformers() -> None:
+    heavy = "{'torch', 'transformers'}"
+    program = f"import sys, server.child, server.recorder; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
 def test_selfalign_does_not_import_the_simulator_before_it_is_asked_to() -> None:
     program = "import sys, selfalign.cli, server.app; print('mujoco' in sys.modules)"
     done = subprocess.run(

@@ -7,10 +7,8 @@ Shape key: H rows, W columns, S side of the model's image.
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional as F
 
 
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -38,6 +36,10 @@ def resize_with_pad(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def resize_floats(image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Fit `[H, W, 3]` into `[S, S, 3]` float32 in [0, 1] with torch."""
+    # The recorder checks observations too, and must not carry torch: half a gigabyte.
+    import torch
+    from torch.nn import functional as F
+
     pixels = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None].float() / 255
     height, width = image.shape[:2]
     if (height, width) != (size, size):
