@@ -23,7 +23,7 @@ from selfalign.data.spec import Dimension, RobotSpec
 from selfalign.errors import SpecError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
-from selfalign.model.rtc import Overlap, continue_chunk
+from selfalign.model.rtc import Guidance, Overlap, continue_chunk
 from selfalign.model.tokenizer import PromptTooLong
 from selfalign.model.weights import FastWeights
 
@@ -47,11 +47,13 @@ class Inputs:
 class RobotIO:
     """Binds a policy to a robot spec. Stateless after construction; any thread may call it.
 
-    Raises SpecError at construction when the robot has more cameras, state or action numbers than
-    the model.
+    `guidance` says how a chunk is pulled towards the one that it continues. Raises SpecError at
+    construction when the robot has more cameras, state or action numbers than the model.
     """
 
-    def __init__(self, policy: Policy, spec: RobotSpec) -> None:
+    def __init__(
+        self, policy: Policy, spec: RobotSpec, *, guidance: Guidance | None = None
+    ) -> None:
         config = policy.config
         for what, has, most in (
             ("cameras", len(spec.cameras), config.max_cameras),
@@ -64,6 +66,7 @@ class RobotIO:
                 )
         self.policy = policy
         self.spec = spec
+        self.guidance = guidance or Guidance()
         self.device = policy.device
         self.numbers = RobotNumbers(spec, config, policy.processing)
         self.state_normaliser = self.numbers.state_normaliser
@@ -131,7 +134,9 @@ class RobotIO:
             else:
                 shape = overlap.actions_BHA.shape
                 noise = torch.randn(shape, generator=generator, device=self.device)
-                chunk = continue_chunk(self.policy, prefix, state, w, overlap, noise=noise)
+                chunk = continue_chunk(
+                    self.policy, prefix, state, w, overlap, noise=noise, guidance=self.guidance
+                )
         return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state)
 
     def _overlap(

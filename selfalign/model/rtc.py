@@ -4,8 +4,9 @@ While a chunk is computed the robot executes steps of the chunk before it. Those
 frozen: the new chunk must agree with them, and should agree less and less with what follows, up to
 step `until`. The sampler in-paints. Two forms:
 
-- guided: works with any flow policy. Each step is corrected along the gradient of the disagreement
-  (pseudo-inverse guidance; Black, Galliker, Levine 2025, arXiv 2506.07339, with t = 1 - tau).
+- guided: works with any flow policy. Each step is corrected by the disagreement, along its gradient
+  (pseudo-inverse guidance; Black, Galliker, Levine 2025, arXiv 2506.07339, with t = 1 - tau) or,
+  by default, as it is.
 - prefixed: for a model trained with frozen starts (`ModelConfig.trained_delay`). Frozen actions are
   given clean with a time of 0 of their own; costs nothing (Black et al. 2025, arXiv 2512.05964).
 
@@ -28,6 +29,8 @@ from selfalign.model.weights import FastWeights
 
 Form = Literal["auto", "guided", "trained"]
 Jacobian = Literal["network", "identity"]
+# What the network says of a chunk [B, H, A] at a time: an action or a velocity, as trained.
+Network = Callable[[Tensor, float], Tensor]
 
 
 @final
@@ -87,23 +90,24 @@ class Guidance:
     """How strongly a chunk is pulled towards the one before it.
 
     Attributes:
-        most: bound of the guidance weight (beta of the paper).
-        jacobian: `network` takes the gradient through the network (the paper); `identity` takes the
-            network's output as constant: no backward pass, and it pulls a policy that is sure of
-            itself as well.
+        jacobian: `network` takes the gradient through the network, as the paper does. `identity`
+            takes the network's velocity as constant: there is no backward pass, and a policy that
+            is sure of itself, whose gradient is small, is pulled as well.
+        most: bound of the guidance weight (beta of the paper); None: the number of steps, so that
+            no step goes further than to the old action.
     """
 
-    most: float = 5.0
-    jacobian: Jacobian = "network"
+    jacobian: Jacobian = "identity"
+    most: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.most > 0:
+        if self.most is not None and not self.most > 0:
             raise ValueError(f"the bound of the guidance weight must be positive, got {self.most}")
 
-    def weight(self, time: float) -> float:
+    def weight(self, time: float, steps: int) -> float:
         """min(most, (1 - tau) / (tau r^2)) at tau = 1 - t, r^2 = t^2 / (t^2 + (1 - t)^2)."""
-        rest = time * (1 - time)
-        return min(self.most, (time**2 + (1 - time) ** 2) / rest) if rest > 0 else self.most
+        most, rest = self.most or float(steps), time * (1 - time)
+        return min(most, (time**2 + (1 - time) ** 2) / rest) if rest > 0 else most
 
 
 def continue_chunk(
@@ -119,7 +123,7 @@ def continue_chunk(
 ) -> Tensor:
     """A normalised chunk [B, H, A] that continues `overlap`; its frozen actions are the old ones.
 
-    Call it under `no_grad`, not under `inference_mode`: the guided form takes gradients.
+    Call it under `no_grad`, not under `inference_mode`: the network's Jacobian takes gradients.
 
     Args:
         policy: the frozen policy.
@@ -134,7 +138,7 @@ def continue_chunk(
     Raises:
         ModelError: the trained form with a model that was not trained for so long a delay.
     """
-    config = policy.config
+    config, guidance = policy.config, guidance or Guidance()
 
     def predict(x_t: Tensor, time: Tensor) -> Tensor:
         return policy.predict(prefix, state_Bs, x_t, time, w)
@@ -145,20 +149,22 @@ def continue_chunk(
     if form == "trained":
         _check_trained(policy, overlap)
         return sample_prefixed(predict, noise, config.flow_steps, config.flow_target, overlap)
-    return sample_guided(
-        predict, noise, config.flow_steps, config.flow_target, overlap, guidance or Guidance()
-    )
+    ones_B = torch.ones(len(prefix), device=noise.device)
+    network: Network = lambda x_t, time: predict(x_t, ones_B * time)  # noqa: E731
+    if guidance.jacobian == "identity":
+        network = policy.denoiser(prefix, state_Bs, w)
+    return sample_guided(network, noise, config.flow_steps, config.flow_target, overlap, guidance)
 
 
 def sample_guided(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    network: Network,
     noise_BHA: Tensor,
     steps: int,
     target: flow.FlowTarget,
     overlap: Overlap,
     guidance: Guidance,
 ) -> Tensor:
-    """Euler integration with guidance: [B, H, A]. `predict(x_t, time_B)` is the network.
+    """Euler integration with guidance: [B, H, A].
 
     Raises:
         ModelError: called under `inference_mode` with the network's Jacobian.
@@ -166,13 +172,12 @@ def sample_guided(
     if guidance.jacobian == "network" and torch.is_inference_mode_enabled():
         raise ModelError("guided chunks take gradients: use torch.no_grad, not inference_mode")
     weights_BHA = (overlap.weights()[..., None] * overlap.known_A).to(noise_BHA.dtype)
-    x, delta = noise_BHA, -1.0 / steps
-    for index in range(steps):
-        time = 1.0 + index * delta
+    x = noise_BHA
+    for time in flow.times(steps):
         velocity, correction = _corrected(
-            predict, x, time, target, overlap.actions_BHA, weights_BHA, guidance.jacobian
+            network, x, time, target, overlap.actions_BHA, weights_BHA, guidance.jacobian
         )
-        x = x + delta * (velocity - guidance.weight(time) * correction)
+        x = x - (velocity - guidance.weight(time, steps) * correction) / steps
     return torch.where(overlap.frozen()[..., None], overlap.actions_BHA, x)
 
 
@@ -189,18 +194,17 @@ def sample_prefixed(
     """
     frozen_BH = overlap.frozen()
     frozen_BH1 = frozen_BH[..., None]
-    x, delta = torch.where(frozen_BH1, overlap.actions_BHA, noise_BHA), -1.0 / steps
-    for index in range(steps):
-        time = 1.0 + index * delta
+    x = torch.where(frozen_BH1, overlap.actions_BHA, noise_BHA)
+    for time in flow.times(steps):
         time_BH = torch.full(frozen_BH.shape, time, device=x.device, dtype=torch.float32)
         predicted = predict(x, time_BH.masked_fill(frozen_BH, 0.0))
-        moved = x + delta * flow.to_velocity(predicted, x, time, target)
+        moved = x - flow.to_velocity(predicted, x, time, target) / steps
         x = torch.where(frozen_BH1, overlap.actions_BHA, moved)
     return x
 
 
 def _corrected(
-    predict: Callable[[Tensor, Tensor], Tensor],
+    network: Network,
     x: Tensor,
     time: float,
     target: flow.FlowTarget,
@@ -209,10 +213,10 @@ def _corrected(
     jacobian: Jacobian,
 ) -> tuple[Tensor, Tensor]:
     """The velocity, and how the expected action moves towards the old one along x: J^T error."""
-    time_B = torch.full((x.shape[0],), time, device=x.device, dtype=torch.float32)
     with torch.set_grad_enabled(jacobian == "network"):
-        x = x.detach().requires_grad_(jacobian == "network")
-        predicted = predict(x, time_B)
+        if jacobian == "network":
+            x = x.detach().requires_grad_()
+        predicted = network(x, time)
         velocity = flow.to_velocity(predicted, x, time, target)
         clean = predicted if target == "clean" else x - time * velocity
         error = ((previous_BHA - clean) * weights_BHA).detach()

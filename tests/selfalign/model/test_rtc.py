@@ -19,6 +19,7 @@ Flavour = Literal["pi0", "pi05"]
 FLAVOURS = ["pi0", "pi05"]
 TARGETS = ["velocity", "clean"]
 H, A = 4, 32
+NETWORK = rtc.Guidance("network")
 
 
 def overlap(
@@ -32,6 +33,11 @@ def overlap(
 def inputs(policy: Policy, batch: int) -> tuple[Prefix, Tensor, Tensor]:
     """Prefix, state and noise."""
     return random_prefix(policy, batch), random_numbers(batch, A), random_numbers(batch, H, A)
+
+
+def sample_plain(network: rtc.Network, noise: Tensor, target: Any) -> Tensor:
+    """Ten steps without an overlap."""
+    return flow.sample(lambda x, time_B: network(x, float(time_B[0])), noise, 10, target)
 
 
 def reference_guided(
@@ -86,7 +92,7 @@ def test_guided_equals_the_paper_with_an_explicit_jacobian(flavour: Flavour, tar
     policy = random_policy(flavour, flow_target=target, flow_steps=3)
     given, w, old = inputs(policy, 2), random_w(policy, 2), overlap([1, 2], [3, 4], numbers=7)
     prefix, state, noise = given
-    guidance = rtc.Guidance(most=2.5)
+    guidance = rtc.Guidance("network", most=2.5)
 
     got = rtc.continue_chunk(policy, prefix, state, w, old, noise=noise, guidance=guidance)
 
@@ -108,20 +114,44 @@ def test_guided_equals_the_paper_with_an_explicit_jacobian(flavour: Flavour, tar
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_guided_by_default_takes_the_policys_fast_path_with_equal_results(
+    flavour: Flavour, target: Any
+) -> None:
+    policy = random_policy(flavour, flow_target=target, flow_steps=3)
+    (prefix, state, noise), w, old = inputs(policy, 2), random_w(policy), overlap([1, 2], [3, 4])
+
+    def network(x_t: Tensor, time: float) -> Tensor:
+        return policy.predict(prefix, state, x_t, torch.full((2,), time), w)
+
+    got = rtc.continue_chunk(policy, prefix, state, w, old, noise=noise)
+    slow = rtc.sample_guided(network, noise, 3, target, old, rtc.Guidance())
+    torch.testing.assert_close(got, slow, rtol=1e-4, atol=1e-5)
+    x, weights = noise, old.weights()[..., None]
+    for time, pull in ((1.0, 3.0), (2 / 3, 2.5), (1 / 3, 2.5)):
+        predicted = network(x, time)
+        clean = predicted if target == "clean" else x - time * predicted
+        velocity = predicted if target == "velocity" else (x - clean) / time
+        x = x - (velocity - pull * weights * (old.actions_BHA - clean)) / 3
+    torch.testing.assert_close(
+        got, torch.where(old.frozen()[..., None], old.actions_BHA, x), rtol=1e-4, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("jacobian", ["network", "identity"])
 def test_guidance_pulls_the_free_steps_towards_the_old_chunk(target: Any, jacobian: Any) -> None:
     """A linear denoiser, so that the network cannot hide a wrong sign."""
     policy_mean = random_numbers(1, H, A, seed=3)
 
-    def predict(x_t: Tensor, time_B: Tensor) -> Tensor:
-        t = time_B[:, None, None]
+    def network(x_t: Tensor, t: float) -> Tensor:
         clean = 0.5 * policy_mean + 0.5 * x_t
         return clean if target == "clean" else (x_t - clean) / t
 
     noise, old = random_numbers(1, H, A), overlap([1], [4])
-    plain = flow.sample(predict, noise, 10, target)
-    new = rtc.sample_guided(predict, noise, 10, target, old, rtc.Guidance(jacobian=jacobian))
+    plain = sample_plain(network, noise, target)
+    new = rtc.sample_guided(network, noise, 10, target, old, rtc.Guidance(jacobian=jacobian))
     before, after = ((c - old.actions_BHA).abs().mean(-1)[0] for c in (plain, new))
     assert torch.equal(new[:, 0], old.actions_BHA[:, 0])
     assert (after[1:3] < before[1:3]).all()
@@ -140,7 +170,8 @@ def test_weights_are_one_then_decay_then_zero() -> None:
     ("time", "weight"), [(1.0, 5.0), (0.9, 5.0), (0.5, 2.0), (0.25, 10 / 3), (0.01, 5.0), (0, 5.0)]
 )
 def test_the_guidance_weight_is_that_of_the_paper_and_bounded(time: float, weight: float) -> None:
-    assert rtc.Guidance(most=5.0).weight(time) == pytest.approx(weight)
+    assert rtc.Guidance(most=5.0).weight(time, 10) == pytest.approx(weight)
+    assert rtc.Guidance().weight(time, 5) == pytest.approx(weight)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -245,10 +276,57 @@ def test_a_chunk_of_another_w_continues_the_old_chunk() -> None:
     assert jumps[0] < 0.6 * jumps[1]
 
 
+class SmoothPolicy:
+    """The exact flow policy of random smooth trajectories around a mean: many ways to go on.
+
+    Trajectories are a Gaussian process, so that the expected action given x_t is a matrix.
+    """
+
+    def __init__(self, mean: float, target: str, horizon: int = 50) -> None:
+        steps = torch.arange(horizon, dtype=torch.float64)
+        self.kernel = torch.exp(-0.5 * ((steps[:, None] - steps) / 8) ** 2) * 0.04
+        self.kernel += 1e-6 * torch.eye(horizon, dtype=torch.float64)
+        self.mean, self.target = mean, target
+
+    def __call__(self, x_t: Tensor, t: float) -> Tensor:
+        noisy = (1 - t) ** 2 * self.kernel + t**2 * torch.eye(len(self.kernel))
+        gain = (1 - t) * self.kernel @ torch.linalg.inv(noisy)
+        clean = self.mean + (gain.float() @ (x_t - (1 - t) * self.mean))
+        return clean if self.target == "clean" else (x_t - clean) / t
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("jacobian", ["network", "identity"])
+def test_long_chunks_of_a_swapped_policy_join_with_a_small_jump(target: Any, jacobian: Any) -> None:
+    """Horizon 50, 10 steps, 20 executed, delay 5: the mean of the new policy is another one."""
+    rows, delay, executed = 16, 5, 20
+    noise = [random_numbers(rows, 50, 1, seed=seed) for seed in (1, 2)]
+    old = sample_plain(SmoothPolicy(0.0, target), noise[0], target)[:, executed:]
+    known = torch.cat([old, torch.zeros(rows, executed, 1)], 1)
+    spans = [torch.full((rows,), span) for span in (delay, 50 - executed)]
+    overlap = rtc.Overlap(known, *spans, torch.tensor([True]))
+    new_policy = SmoothPolicy(0.2, target)
+
+    plain = sample_plain(new_policy, noise[1], target)
+    guided = rtc.sample_guided(
+        new_policy, noise[1], 10, target, overlap, rtc.Guidance(jacobian=jacobian)
+    )
+
+    def seam(chunk: Tensor) -> float:
+        return float((chunk[:, delay] - old[:, delay - 1]).abs().mean())
+
+    inside = float((plain[:, 1:] - plain[:, :-1]).abs().mean())
+    assert seam(guided) < 0.25 * seam(plain)
+    assert seam(guided) < 4 * inside
+    # Past the overlap the new policy does as it likes.
+    assert abs(float(guided[:, -5:].mean()) - 0.2) < 0.1
+
+
 def test_nothing_keeps_a_gradient_and_frozen_weights_get_none() -> None:
     policy = random_policy()
     (prefix, state, noise), w = inputs(policy, 1), random_w(policy)
-    new = rtc.continue_chunk(policy, prefix, state, w, overlap([1], [3]), noise=noise)
+    old = overlap([1], [3])
+    new = rtc.continue_chunk(policy, prefix, state, w, old, noise=noise, guidance=NETWORK)
     assert not new.requires_grad
     assert all(parameter.grad is None for parameter in policy.parameters())
 
@@ -257,7 +335,9 @@ def test_inference_mode_is_refused_in_words() -> None:
     policy = random_policy()
     (prefix, state, noise), w = inputs(policy, 1), random_w(policy)
     with torch.inference_mode(), pytest.raises(ModelError, match="no_grad, not inference_mode"):
-        rtc.continue_chunk(policy, prefix, state, w, overlap([1], [3]), noise=noise)
+        rtc.continue_chunk(
+            policy, prefix, state, w, overlap([1], [3]), noise=noise, guidance=NETWORK
+        )
 
 
 @pytest.mark.parametrize(
