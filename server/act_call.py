@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class ActMessage:
     """One request to `/act`, on its way through the engine.
 
-    `read` runs in the inference thread; after it the other attributes say how to answer.
+    `read` runs in the inference thread; after it the other attributes say how to answer. `reply`
+    sets `timing_ms`, which is for the metrics as well.
 
     Args:
         runtime: the running server.
@@ -45,6 +46,7 @@ class ActMessage:
     spec: RobotSpec | None = None
     observed_at_s: float | None = None
     observation_seq: int | None = None
+    timing_ms: dict[str, float] | None = None
 
     def read(self) -> ActCall:
         """The call of the engine that this message asks for.
@@ -66,6 +68,7 @@ class ActMessage:
 
     def reply(self, result: ActResult, reply_format: Format) -> Any:
         """The answer, in the shape that this kind of client expects."""
+        self.timing_ms = timing_of(result, self.arrived_ns)
         if self.dialect == "openvla":
             return result.actions[0] if reply_format == "msgpack" else json_numpy(result.actions[0])
         if self.dialect == "oft":
@@ -81,18 +84,25 @@ class ActMessage:
             "base_sha256": self.runtime.registry.base_sha256,
             "dt_s": 1.0 / self.spec.rate_hz,
             "clamped_dims": result.clamped_dims,
-            "timing": {
-                "queue_ms": result.timing.queue_ms,
-                "encode_ms": result.timing.encode_ms,
-                "inference_ms": result.timing.inference_ms,
-                "total_ms": (time.perf_counter_ns() - self.arrived_ns) * 1e-6,
-            },
+            "timing": self.timing_ms,
         }
         if self.observed_at_s is not None:
             reply["observed_at_s"] = self.observed_at_s
         if self.observation_seq is not None:
             reply["observation_seq"] = self.observation_seq
         return reply
+
+
+def timing_of(result: ActResult, arrived_ns: int) -> dict[str, float]:
+    """The stages of an answer [ms], as `Timing` of the wire; the total counts from `arrived_ns`."""
+    stages = result.timing
+    return {
+        "queue_ms": stages.queue_ms,
+        "encode_ms": stages.encode_ms,
+        "inference_ms": stages.inference_ms,
+        "safety_ms": stages.safety_ms,
+        "total_ms": (time.perf_counter_ns() - arrived_ns) * 1e-6,
+    }
 
 
 def robot_named(value: Mapping[str, Any]) -> str | None:

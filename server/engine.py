@@ -7,24 +7,21 @@ W once, so a chunk comes from one W, whatever is swapped meanwhile.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 import numpy as np
 
 from selfalign.data.continuation import check_continuation
 from selfalign.data.observation import Observation, check_observation
-from selfalign.errors import SelfAlignError
+from server.inference_thread import InferenceThread, Overloaded
 from server.registry import UnknownRobot
 from server.safety import ActionLimits, NonFiniteAction, SafeChunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
     from selfalign.data.spec import RobotSpec
     from server.metrics import Metrics
     from server.registry import Bundle, Registry
-
-_RETRY_AFTER_S = 1
 
 
 class RobotPolicy(Protocol):
@@ -56,26 +51,6 @@ class RobotPolicy(Protocol):
         continuations: Sequence[Continuation | None],
     ) -> NDArray[np.float32]:
         """Chunks `[B, H, A]` in the units of the spec."""
-
-
-class Overloaded(SelfAlignError):
-    """More observations wait than the queue holds."""
-
-    code = "overloaded"
-
-    def __init__(self, depth: int) -> None:
-        super().__init__(
-            f"{depth} observations are waiting already (SELFALIGN_QUEUE_DEPTH); send the next one "
-            "after its predecessor was answered, or ask less often"
-        )
-        self.headers = {"Retry-After": str(_RETRY_AFTER_S)}
-
-
-class NotReady(SelfAlignError):
-    """The engine does not answer, or not yet, or not any more."""
-
-    code = "not-ready"
-    headers: ClassVar = {"Retry-After": str(_RETRY_AFTER_S)}
 
 
 @final
@@ -103,11 +78,19 @@ class ActCall:
 @final
 @dataclass(frozen=True)
 class ActTiming:
-    """Where the time of one answer went [ms]."""
+    """Where the time of one answer went, one stage after the other [ms].
+
+    Attributes:
+        queue_ms: until the inference thread took it up.
+        encode_ms: the message read, images decoded, everything checked against the spec.
+        inference_ms: tensors made, the policy evaluated, its chunk in the robot's units.
+        safety_ms: limits.
+    """
 
     queue_ms: float
     encode_ms: float
     inference_ms: float
+    safety_ms: float
 
 
 @final
@@ -152,19 +135,14 @@ class Engine:
     ) -> None:
         self._registry = registry
         self._metrics = metrics
-        self._depth = queue_depth
-        self._slots = threading.BoundedSemaphore(queue_depth + 1)
-        self._count = threading.Lock()
-        self._in_flight = 0
         self._seats: dict[str, _Seat] = {}
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="inference", initializer=prepare_thread
-        )
+        self._thread = InferenceThread(queue_depth, prepare_thread)
+        metrics.act_in_flight.set_function(lambda: self.in_flight)
 
     @property
     def in_flight(self) -> int:
         """Observations waiting or being answered. Any thread may read it."""
-        return self._in_flight
+        return self._thread.in_flight
 
     def add_robot(self, policy: RobotPolicy) -> None:
         """Serve a robot, or serve it with another spec from the next observation on."""
@@ -182,21 +160,15 @@ class Engine:
 
         Raises:
             Overloaded: the queue is full.
+            NotReady: the engine is closed.
             SelfAlignError, WireError: the observation cannot be answered.
         """
-        arrived_ns = time.perf_counter_ns()
-        if not self._slots.acquire(blocking=False):
-            self._metrics.act_queue_dropped.inc()
-            raise Overloaded(self._depth)
-        self._change_in_flight(1)
         try:
-            future = self._thread.submit(self._answer, read, arrived_ns)
-        except RuntimeError:
-            self._release(None)
-            raise NotReady("the server is stopping") from None
-        # Not in a `finally` here: a request that was cancelled may still be computing.
-        future.add_done_callback(self._release)
-        return await asyncio.wrap_future(future)
+            answer = self._thread.submit(partial(self._answer, read, time.perf_counter_ns()))
+        except Overloaded:
+            self._metrics.act_queue_dropped.inc()
+            raise
+        return await answer
 
     async def warm_up(self) -> None:
         """Answer one made-up observation for each robot, so that the first real one is not slow."""
@@ -205,22 +177,13 @@ class Engine:
 
     def close(self) -> None:
         """Finish what is being answered, refuse what waits, end the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()
 
     def _seat(self, robot: str) -> _Seat:
         seat = self._seats.get(robot)
         if seat is None:
             raise UnknownRobot(robot, sorted(self._seats))
         return seat
-
-    def _release(self, _: Future[ActResult] | None) -> None:
-        self._change_in_flight(-1)
-        self._slots.release()
-
-    def _change_in_flight(self, change: int) -> None:
-        with self._count:
-            self._in_flight += change
-        self._metrics.act_in_flight.inc(change)
 
     def _answer(self, read: Callable[[], ActCall] | ActCall, arrived_ns: int) -> ActResult:
         started_ns = time.perf_counter_ns()
@@ -240,8 +203,8 @@ class Engine:
             queue_ms=(started_ns - arrived_ns) * 1e-6,
             encode_ms=(encoded_ns - started_ns) * 1e-6,
             inference_ms=(inferred_ns - encoded_ns) * 1e-6,
+            safety_ms=(time.perf_counter_ns() - inferred_ns) * 1e-6,
         )
-        self._observe(timing)
         return ActResult(safe.actions, bundle.version, bundle.sha256, safe.clamped_dims, timing)
 
     def _bundle(self, call: ActCall) -> Bundle:
@@ -261,12 +224,6 @@ class Engine:
         if safe.slowed:
             self._metrics.safety_events.labels("slowed").inc()
         return safe
-
-    def _observe(self, timing: ActTiming) -> None:
-        latency = self._metrics.act_latency
-        latency.labels("queue").observe(timing.queue_ms * 1e-3)
-        latency.labels("encode").observe(timing.encode_ms * 1e-3)
-        latency.labels("inference").observe(timing.inference_ms * 1e-3)
 
 
 def blank_observation(spec: RobotSpec) -> Observation:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ACT_STAGES = ("queue", "encode", "inference", "safety", "total")
 _LATENCY_BUCKETS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
 )  # fmt: skip
@@ -19,11 +23,13 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.act_latency = Histogram(
             "selfalign_act_latency_seconds",
-            "From an observation read to its chunk, by stage",
+            "From an observation's message to the reply with its chunk, by stage",
             ["stage"],
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
+        # Looked up once: these count for each observation.
+        self._act_stages = {f"{stage}_ms": self.act_latency.labels(stage) for stage in _ACT_STAGES}
         self.act_requests = Counter(
             "selfalign_act_requests_total",
             "Observations answered, by HTTP status or its like",
@@ -69,6 +75,15 @@ class Metrics:
             "selfalign_play_steps_total", "Play steps received", ["robot"], registry=registry
         )
         self.ready = Gauge("selfalign_ready", "1 if the server answers", registry=registry)
+
+    def count_act(
+        self, status: int, transport: str, timing_ms: Mapping[str, float] | None = None
+    ) -> None:
+        """Count one observation that was answered or refused, and how long its stages took."""
+        self.act_requests.labels(str(status), transport).inc()
+        if timing_ms is not None:
+            for stage, seconds in self._act_stages.items():
+                seconds.observe(timing_ms[stage] * 1e-3)
 
     def render(self) -> bytes:
         """All metrics in the Prometheus text format."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from server.act_call import call_of, robot_named
+from server.act_call import call_of, robot_named, timing_of
 from server.body import too_large
 from server.dialects import to_native
 from server.problems import problem_of
@@ -46,7 +46,7 @@ async def openpi(websocket: WebSocket) -> None:
         return
     except Exception as error:  # noqa: BLE001 - the protocol's own way to report any error
         found = problem_of(error)
-        runtime.metrics.act_requests.labels(str(found.status), "openpi").inc()
+        runtime.metrics.count_act(found.status, "openpi")
         await websocket.send_text(f"{found.code}: {found.detail}")
         await websocket.close(_INTERNAL_ERROR, _CLOSE_REASON)
 
@@ -89,9 +89,9 @@ async def _converse(websocket: WebSocket, runtime: Runtime, spec: RobotSpec) -> 
         except _ResetAsked:
             await websocket.send_text(_RESET_REPLY)
             continue
-        infer_ms = (time.perf_counter_ns() - start_ns) * 1e-6
-        await websocket.send_bytes(pack(_reply(result, infer_ms, previous_total_ms)))
-        runtime.metrics.act_requests.labels("200", "openpi").inc()
+        timing_ms = timing_of(result, start_ns)
+        await websocket.send_bytes(pack(_reply(result, timing_ms["total_ms"], previous_total_ms)))
+        runtime.metrics.count_act(200, "openpi", timing_ms)
         previous_total_ms = (time.perf_counter_ns() - start_ns) * 1e-6
 
 

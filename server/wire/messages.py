@@ -89,12 +89,18 @@ class ActRequest(Request):
 
 
 class Timing(Reply):
-    """Where the time went, in milliseconds."""
+    """Where the time went, in milliseconds: one stage after the other, and the whole."""
 
-    queue_ms: float
-    encode_ms: float
-    inference_ms: float
-    total_ms: float
+    queue_ms: float = Field(description="The whole message here, until its turn to be computed")
+    encode_ms: float = Field(description="Message read, images decoded, checked against the spec")
+    inference_ms: float = Field(
+        description="Tensors made, the policy evaluated, its chunk in the units of the robot"
+    )
+    safety_ms: float = Field(0.0, description="Limits of the actions; older servers count it below")
+    total_ms: float = Field(
+        description="The whole message here, until the reply is written: the stages above, and "
+        "handing the message over and the answer back"
+    )
 
 
 class ActReply(Reply):

@@ -9,7 +9,8 @@ import pytest
 
 from selfalign.data.observation import Observation, ObservationError
 from selfalign.model.weights import FastWeights
-from server.engine import ActCall, Engine, NotReady, Overloaded, blank_observation
+from server.engine import ActCall, Engine, blank_observation
+from server.inference_thread import NotReady, Overloaded
 from server.metrics import Metrics
 from server.registry import Bundle, UnknownRobot, WNotResident
 from server.safety import NonFiniteAction
@@ -111,8 +112,8 @@ def test_everything_that_computes_runs_in_the_inference_thread(
 
     asyncio.run(engine.act(read))
 
-    assert readers == ["inference_0"]
-    assert policy.threads == {"inference_0"}
+    assert readers == ["inference"]
+    assert policy.threads == {"inference"}
 
 
 def test_no_chunk_mixes_versions_while_w_is_swapped_hard(
@@ -265,4 +266,4 @@ def test_the_inference_thread_is_prepared_before_its_first_answer(registry: Fake
     asyncio.run(engine.warm_up())
     engine.close()
 
-    assert names == ["inference_0"]
+    assert names == ["inference"]
