@@ -10,6 +10,7 @@ start states with the same noise. `selfalign evaluate` runs it; docs/experiments
     play.py         play as a robot would record it
     adapt.py        alignment and gates as the server runs them
     oracle.py       W fitted with expert labels
+    finetune.py     LoRA and full fine-tuning on the same losses
     methods.py      base, aligned, oracle and everything they are compared with
     rollouts.py     many episodes at once
     trial.py        one robot: play, adapt, act

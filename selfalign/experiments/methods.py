@@ -1,18 +1,22 @@
 """Base, aligned, oracle, and everything that alignment is compared with, by name.
 
-base               W0
-aligned            W aligned on the robot's play; the gates decide whether it serves
-oracle             W fitted with expert labels
-steps_<n>          aligned with n steps
-play_<s>           aligned on the first s seconds of play
-demos_<n>          W fitted with the labels of n demonstrations
-random_w           as far from W0 as the aligned W, in a random direction
-wrong_robot        the W of another robot of the cell
-mean_w             the mean W of robots of validation
-nearest_w          of those W, the one with the lowest loss on this robot's play
-shuffled_actions   aligned on play whose actions belong to other moments
-perception_only, inverse_only, dynamics_only   aligned with one loss alone
-no_perception, no_inverse, no_dynamics         aligned without one
+    base               W0
+    aligned            W aligned on the robot's play; the gates decide whether it serves
+    oracle             W fitted with expert labels
+    steps_<n>          aligned with n steps
+    play_<s>           aligned on the first s seconds of play
+    demos_<n>          W fitted with the labels of n demonstrations
+    random_w           as far from W0 as the aligned W, in a random direction
+    wrong_robot        the W of another robot of the cell
+    mean_w             the mean W of robots of validation
+    nearest_w          of those W, the one with the lowest loss on this robot's play
+    shuffled_actions   aligned on play whose actions belong to other moments
+    ..._only           aligned with one loss alone: perception, inverse, dynamics
+    no_...             aligned without one
+    full_finetune      all weights after the prefix moved by the same losses, W at W0
+    lora               low-rank additions to the action expert moved by them, W at W0
+
+Every method but the labelled ones sees the same play.
 """
 
 import re
@@ -29,6 +33,7 @@ from selfalign.data.play_store import EpisodeSlice
 from selfalign.errors import SelfAlignError
 from selfalign.experiments.adapt import Alignment, Judgement, align, encode, fit
 from selfalign.experiments.cells import Cell
+from selfalign.experiments.finetune import fine_tune
 from selfalign.experiments.oracle import demonstrate, fit_with_labels
 from selfalign.experiments.play import (
     beginning,
@@ -55,11 +60,15 @@ class UnknownMethod(SelfAlignError):
 @final
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What a method came up with; judged by the gates where it is an alignment on whole play."""
+    """What a method came up with; judged by the gates where it is an alignment on whole play.
+
+    `policy` is the frozen model that acts with it, None for the one that is evaluated.
+    """
 
     label: str
     w: FastWeights
     judgement: Judgement | None = None
+    policy: Policy | None = None
 
 
 @final
@@ -233,6 +242,27 @@ def _shuffled_actions(bench: Bench) -> FastWeights:
     return bench.fit(shuffled)[bench.settings.steps]
 
 
+def _full_finetune(bench: Bench) -> Candidate:
+    return _tuned(bench, "full_finetune", bench.settings.rivals.full_learning_rate)
+
+
+def _lora(bench: Bench) -> Candidate:
+    rivals = bench.settings.rivals
+    return _tuned(bench, "lora", rivals.lora_learning_rate, rank=rivals.lora_rank)
+
+
+def _tuned(bench: Bench, label: str, learning_rate: float, rank: int | None = None) -> Candidate:
+    policy = fine_tune(
+        bench.policy,
+        encode(bench.io, bench.play(bench.settings.play_seconds)).train,
+        Aligner(bench.policy, bench.settings.alignment),
+        steps=bench.settings.steps,
+        learning_rate=learning_rate,
+        rank=rank,
+    )
+    return Candidate(label, policy.base_w(), policy=policy)
+
+
 def _with_losses(*on: str) -> Callable[[Bench], FastWeights]:
     off = {
         f"lambda_{name}": 0.0
@@ -263,6 +293,8 @@ _METHODS: Final[dict[str, Callable[[Bench], Candidate | FastWeights]]] = {
     "no_perception": _with_losses("inverse_dynamics", "dynamics"),
     "no_inverse": _with_losses("perception", "dynamics"),
     "no_dynamics": _with_losses("perception", "inverse_dynamics"),
+    "full_finetune": _full_finetune,
+    "lora": _lora,
 }
 
 

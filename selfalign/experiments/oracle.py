@@ -18,7 +18,6 @@ from selfalign.experiments.settings import OracleConfig
 from selfalign.model.flow import sample_time
 from selfalign.model.prefix import Prefix
 from selfalign.model.weights import FastWeights
-from selfalign.sim.action_spaces import normalised_label
 from selfalign.sim.env import SimEnv
 from selfalign.sim.recording import commands_of, record_episode
 
@@ -66,7 +65,7 @@ def demonstrate(env: SimEnv, io: RobotIO, config: OracleConfig, *, count: int, s
         rows, meta = record_episode(env, "demo", rng, noise=noise)
         if meta["success"]:
             found += 1
-            seen, wanted = _chunks(env, rows, io.policy.config.horizon)
+            seen, wanted = _chunks(env, io, rows)
             observations += seen
             labels.append(wanted)
     return _encoded(io, observations, np.concatenate(labels))
@@ -97,22 +96,16 @@ def fit_with_labels(io: RobotIO, chunks: Chunks, config: OracleConfig, *, seed: 
 
 
 def _chunks(
-    env: SimEnv, rows: dict[str, np.ndarray], horizon: int
+    env: SimEnv, io: RobotIO, rows: dict[str, np.ndarray]
 ) -> tuple[list[Observation], NDArray[np.float32]]:
-    """Observations followed by `horizon` commands of the episode, and these as labels [n, H, a]."""
-    count = env.arm.joint_count
+    """Observations followed by H commands of the episode, and these as labels [n, H, A]."""
+    joints, horizon = env.arm.joint_count, io.policy.config.horizon
     camera = next(iter(env.cameras))
-    labels = normalised_label(env.action_space, commands_of(rows, count), env.arm)
-    starts = np.arange(max(0, len(labels) - horizon + 1))
-    seen = [
-        Observation(
-            images={camera: rows["images"][i]},
-            state=np.append(rows["joints"][i, :count], rows["gripper"][i]).astype(np.float32),
-            instruction=env.instruction,
-        )
-        for i in starts
-    ]
-    return seen, labels[starts[:, None] + np.arange(horizon)]
+    raw = env.action_space.encode(commands_of(rows, joints)).astype(np.float32)
+    starts = np.arange(max(0, len(raw) - horizon + 1))
+    states = np.column_stack([rows["joints"][:, :joints], rows["gripper"]]).astype(np.float32)
+    seen = [Observation({camera: rows["images"][i]}, states[i], env.instruction) for i in starts]
+    return seen, io.numbers.actions(raw[starts[:, None] + np.arange(horizon)], states[starts])
 
 
 @torch.no_grad()
@@ -122,8 +115,5 @@ def _encoded(io: RobotIO, observations: list[Observation], labels: NDArray[np.fl
         inputs = io.encode(observations[start : start + _ENCODED_AT_ONCE])
         prefixes.append(io.prefix(inputs))
         states.append(inputs.state)
-    width = io.policy.config.action_dim
-    actions = np.zeros((*labels.shape[:2], width), np.float32)
-    actions[..., : labels.shape[2]] = labels
-    mask = torch.arange(width) < labels.shape[2]
-    return Chunks(Prefix.cat(prefixes), torch.cat(states), torch.from_numpy(actions), mask)
+    mask = torch.tensor(io.action_normaliser.mask)
+    return Chunks(Prefix.cat(prefixes), torch.cat(states), torch.from_numpy(labels), mask)

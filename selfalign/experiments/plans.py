@@ -33,6 +33,8 @@ BASELINES: Final = (
     "no_perception",
     "no_inverse",
     "no_dynamics",
+    "full_finetune",
+    "lora",
     "demos_1",
     "demos_5",
     "demos_10",

@@ -118,7 +118,8 @@ def _chunks(io: RobotIO, running: Sequence[_Running]) -> NDArray[np.float32]:
     chunk = io.policy.act(io.prefix(inputs), inputs.state, w, noise=noise)
     for one in running:
         one.calls += 1
-    return io.action_normaliser.denormalise(chunk.float().numpy()).astype(np.float32)
+    raw_state = np.stack([one.observation.state for one in running])
+    return io.numbers.raw_actions(chunk.float().numpy(), raw_state)
 
 
 def _noise(one: _Running, horizon: int, width: int) -> torch.Tensor:

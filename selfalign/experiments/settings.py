@@ -30,6 +30,16 @@ class OracleConfig(BaseModel):
     learning_rate: float = Field(0.02, gt=0, description="At the start; falls to zero as a cosine")
 
 
+class RivalConfig(BaseModel):
+    """Fine-tuning on the alignment losses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    full_learning_rate: float = Field(1e-3, gt=0)
+    lora_learning_rate: float = Field(1e-2, gt=0)
+    lora_rank: int = Field(4, ge=1)
+
+
 class Settings(BaseModel):
     """What is done with each robot. Two equal settings give equal results."""
 
@@ -46,6 +56,7 @@ class Settings(BaseModel):
     alignment: AlignmentConfig = AlignmentConfig()
     gates: GateConfig = GateConfig()
     oracle: OracleConfig = OracleConfig()
+    rivals: RivalConfig = RivalConfig()
 
     def episodes_of(self, index: int) -> int:
         """Start states of the robot of that number: as even as can be."""

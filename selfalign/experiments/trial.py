@@ -1,10 +1,12 @@
 """One robot: play, let every method make its W, act with all of them from the same starts."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self, final
 
+from selfalign.align.robot_io import RobotIO
 from selfalign.experiments.cells import Cell
-from selfalign.experiments.methods import Bench, candidate
+from selfalign.experiments.methods import Bench, Candidate, candidate
 from selfalign.experiments.records import RobotRecord, Verdict
 from selfalign.experiments.robots import draw_robot
 from selfalign.experiments.rollouts import episodes, roll_out
@@ -13,8 +15,8 @@ from selfalign.experiments.stage import Stage
 from selfalign.model.policy import Policy
 from selfalign.model.weights import FastWeights
 
-# Episodes at once: beyond this a forward pass costs the same an episode.
-_AT_ONCE: Final = 20
+# Episodes at once. More save nothing: up to here a small policy takes its folded path.
+_AT_ONCE: Final = 8
 
 
 @final
@@ -56,9 +58,7 @@ class Trials:
         stage.set_up(robot)
         bench = Bench(self._policy, stage, cell, robot, index, settings, self._library)
         found = [candidate(bench, name) for name in settings.methods]
-        weights = [(each.label, each.w) for each in found]
-        wanted = episodes(weights, robot.starts)
-        success = roll_out(bench.io, stage, wanted, execute=settings.execute)
+        success = self._act(bench, found)
         alignment = bench.alignment if "aligned" in settings.methods else None
         return RobotRecord(
             index=index,
@@ -71,6 +71,17 @@ class Trials:
             align_s=alignment and alignment.wall_s,
             align_cpu_s=alignment and alignment.cpu_s,
         )
+
+    @staticmethod
+    def _act(bench: Bench, found: Sequence[Candidate]) -> dict[str, list[bool]]:
+        """Successes of each method from the starts of the robot; one batch for each policy."""
+        success: dict[str, list[bool]] = {}
+        for policy in dict.fromkeys(each.policy for each in found):
+            io = bench.io if policy is None else RobotIO(policy, bench.stage.spec)
+            weights = [(each.label, each.w) for each in found if each.policy is policy]
+            wanted = episodes(weights, bench.robot.starts)
+            success |= roll_out(io, bench.stage, wanted, execute=bench.settings.execute)
+        return success
 
     def _stage(self, cell: Cell) -> Stage:
         key = (cell.arm, cell.task)
