@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from selfalign.errors import ModelError, SelfAlignError
 from selfalign.experiments.command import add_options as add_evaluate_options
+from selfalign.hub import resolve_model
 
 if TYPE_CHECKING:
     from selfalign.data.spec import Dimension
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate_options(evaluate)
     info = _command(commands, "info", _info, "what a model is: parts, sizes, identity")
     info.add_argument(
-        "--model", type=Path, metavar="DIR", help="a model directory (default: the one that ships)"
+        "--model", metavar="DIR|ID", help="a directory or Hub id (default: the model that ships)"
     )
     _add_convert(_command(commands, "convert", _convert, "read a checkpoint of openpi or LeRobot"))
     _add_attach(_command(commands, "attach", _attach, "give a converted policy TTT and alignment"))
@@ -98,7 +99,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_directories(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--from", dest="source", required=True, metavar="DIR|ID", help="a directory or Hub id"
+    )
     command.add_argument(
         "--to", dest="target", type=Path, required=True, metavar="DIR", help="new, or empty"
     )
@@ -192,7 +195,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     from selfalign.model.checkpoint import load_policy, shipped_model_dir
 
-    directory = arguments.model or shipped_model_dir()
+    directory = resolve_model(arguments.model) if arguments.model else shipped_model_dir()
     policy = load_policy(directory)
     config, w, counts = policy.config, policy.base_w(), policy.num_parameters()
     numbers = w.W1.numel() + w.b1.numel()
@@ -213,7 +216,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from selfalign.model.convert import convert
 
     done = convert(
-        arguments.source,
+        resolve_model(arguments.source),
         arguments.target,
         dtype=arguments.dtype,
         tokenizer=arguments.tokenizer,
@@ -234,7 +237,7 @@ def _attach(arguments: argparse.Namespace) -> None:
     from selfalign.model.attach import attach
 
     done = attach(
-        arguments.source,
+        resolve_model(arguments.source),
         arguments.target,
         alignment_depth=arguments.alignment_depth,
         ttt_layers=arguments.ttt_layers,

@@ -132,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         dest="model_dir",
         type=Path,
-        metavar="DIR",
-        help="model directory (default: shipped)",
+        metavar="DIR|ID",
+        help="model directory or Hugging Face id (default: shipped)",
     )
     add(
         "--spec",
