@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REMEMBERED = 200
+_WAITING = "waiting for the align worker, which is loading the model"
+_READING = "reading and encoding the play"
 
 
 class AlignBusy(SelfAlignError):
@@ -163,6 +165,7 @@ class Sessions:
                 id=job.session,
                 robot=spec.name,
                 state="queued",
+                detail="" if self._worker.healthy()["ready"] else _WAITING,
                 promotion=request.promotion,
                 steps=job.steps,
                 seconds=job.seconds,
@@ -240,9 +243,10 @@ class Sessions:
         session = self._sessions[job.session]
         match message["type"]:
             case "begun":
-                self._change(session.model_copy(update={"state": "running"}))
+                update = {"state": "running", "detail": _READING}
+                self._change(session.model_copy(update=update))
             case "data":
-                update = {"play_steps": message["play_steps"]}
+                update = {"play_steps": message["play_steps"], "detail": ""}
                 self._change(session.model_copy(update=update))
             case "held_out":
                 held_out = HeldOut(before=finite(message["before"]))
@@ -340,7 +344,7 @@ class Sessions:
         job, self._job = self._job, None
         assert job is not None
         session = self._sessions[job.session]
-        session = session.model_copy(update={"state": state, "error": error})
+        session = session.model_copy(update={"state": state, "detail": "", "error": error})
         self._change(session)
         self._logs[job.session].append("end", session.model_dump(mode="json"))
         job.out.unlink(missing_ok=True)

@@ -84,7 +84,8 @@ def progress(events: Iterable[AlignEvent], *, total: int | None, quiet: bool = F
                 bar.update(int(event.data.get("step", bar.n)) - bar.n)
                 bar.set_postfix(_shown_losses(event.data.get("losses", {})), refresh=False)
             elif event.event == "state":
-                bar.set_description(str(event.data.get("state", "align")))
+                data = event.data
+                bar.set_description(str(data.get("detail") or data.get("state", "align")))
 
 
 def summary(session: AlignSession) -> str:

@@ -97,6 +97,7 @@ class AlignSession(Reply):
     id: str
     robot: str
     state: SessionState
+    detail: str = Field("", description="What it waits for or does, where the state does not say")
     promotion: Literal["auto", "manual"] = "auto"
     step: int = 0
     steps: int | None = Field(None, description="Steps of the budget; none if it is in seconds")

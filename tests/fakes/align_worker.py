@@ -18,6 +18,7 @@ class FakeAlignWorker:
         self.jobs: list[AlignJob] = []
         self.stopped: list[str] = []
         self.is_closed = False
+        self.is_ready = True
 
     def start(self) -> None:
         """Nothing to start."""
@@ -32,7 +33,7 @@ class FakeAlignWorker:
         self.stopped.append(session)
 
     def healthy(self) -> dict[str, Any]:
-        return {"mode": "fake"}
+        return {"mode": "fake", "ready": self.is_ready}
 
     @property
     def job(self) -> AlignJob:

@@ -86,6 +86,22 @@ def test_a_candidate_that_passes_serves(desk: Desk) -> None:
     assert float(desk.registry.active(SPEC.name).w.W1.max()) == 1.0
 
 
+def test_a_session_says_what_it_waits_for(desk: Desk) -> None:
+    desk.worker.is_ready = False
+    session = desk.begin()
+    assert "waiting for the align worker" in desk.sessions.get(session).detail
+    desk.worker.tell("begun")
+    assert "play" in desk.sessions.get(session).detail
+    desk.worker.tell("data", play_steps=40, train=30, held_out=10)
+    assert desk.sessions.get(session).detail == ""
+    details = [event.data["detail"] for event in desk.sessions.log(session).after(0)]
+    assert "waiting for the align worker" in details[0]
+
+
+def test_a_session_of_a_worker_that_is_ready_waits_for_nothing(desk: Desk) -> None:
+    assert desk.sessions.get(desk.begin()).detail == ""
+
+
 def test_events_tell_the_story_in_order(desk: Desk) -> None:
     session = desk.begin()
     desk.worker.align()
