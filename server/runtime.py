@@ -127,10 +127,19 @@ class Runtime:
         """Stop every thread and process. Also right if `start` failed or was never called."""
         self.is_ready = False
         self.metrics.ready.set(0)
-        await asyncio.to_thread(self.sessions.close)
-        await asyncio.to_thread(self.ingest.close)
-        await asyncio.to_thread(self.engine.close)
-        self._lock.release()
+        try:
+            # At once: each waits for a process that has something to finish.
+            ends = await asyncio.gather(
+                asyncio.to_thread(self.sessions.close),
+                asyncio.to_thread(self.ingest.close),
+                return_exceptions=True,
+            )
+            await asyncio.to_thread(self.engine.close)
+        finally:
+            self._lock.release()
+        for error in ends:
+            if isinstance(error, BaseException):
+                raise error
 
     @property
     def _robots_dir(self) -> Path:
