@@ -9,7 +9,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from selfalign.model.prefix import Prefix
+from selfalign.model.prefix import Features, Prefix
 
 
 @final
@@ -17,13 +17,13 @@ from selfalign.model.prefix import Prefix
 class TransitionBatch:
     """B transitions of one or more embodiments.
 
-    `now` and `following` are the prefixes of t and t + k; state is [B, s], actions [B, k, A], both
-    normalised; the masks say which numbers the losses count: state_mask bool [B, s], action_mask
-    bool [B, A].
+    `now` is the prefix of t, `following` the features of t + k; state is [B, s], actions
+    [B, k, A], both normalised; the masks say which numbers the losses count: state_mask bool
+    [B, s], action_mask bool [B, A].
     """
 
     now: Prefix
-    following: Prefix
+    following: Features
     state: Tensor
     actions: Tensor
     state_mask: Tensor
@@ -39,7 +39,7 @@ class TransitionBatch:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the cached prefixes [byte]."""
+        """Memory of the cached prefixes and features [byte]."""
         return self.now.nbytes + self.following.nbytes
 
     def index(self, rows: Tensor) -> Self:
@@ -58,7 +58,7 @@ class TransitionBatch:
         """Join batches of robots with the same number of cameras."""
         return cls(
             Prefix.cat([p.now for p in parts]),
-            Prefix.cat([p.following for p in parts]),
+            Features.cat([p.following for p in parts]),
             *(
                 torch.cat([getattr(p, name) for p in parts])
                 for name in ("state", "actions", "state_mask", "action_mask")

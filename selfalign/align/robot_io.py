@@ -185,7 +185,7 @@ class RobotIO:
         action_mask = self._tensor(self._aligned(self.spec.action, actions.shape[-1]))
         return TransitionBatch(
             prefix.index(now),
-            prefix.index(following),
+            prefix.only_features().index(following),
             state,
             actions,
             state_mask.expand(len(starts), -1),

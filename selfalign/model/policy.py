@@ -20,7 +20,7 @@ from selfalign.model.folded_path import FoldedPath
 from selfalign.model.gemma import GemmaLayer, GemmaStack
 from selfalign.model.hashing import sha256_of
 from selfalign.model.plain_path import Denoiser, PlainPath, own_mask
-from selfalign.model.prefix import Prefix, token_mask_and_positions
+from selfalign.model.prefix import Features, Prefix, token_mask_and_positions
 from selfalign.model.processing import Processing
 from selfalign.model.tokenizer import PromptEncoder, small_tokenizer
 from selfalign.model.vision import VisionTower
@@ -259,11 +259,16 @@ class Policy(nn.Module):
         return F.mse_loss(predicted, target, reduction="none")
 
     def alignment_pass(
-        self, now: Prefix, following: Prefix, state_Bs: Tensor, actions_BkA: Tensor, w: FastWeights
+        self,
+        now: Prefix,
+        following: Features,
+        state_Bs: Tensor,
+        actions_BkA: Tensor,
+        w: FastWeights,
     ) -> AlignmentPrediction:
         """The leak-free masked pass over transitions: prefix of t, state, k actions.
 
-        Of the prefix of t + k only the vision feature is read, for its change since t.
+        The feature of t + k is read for its change since t alone.
         """
         clean = torch.zeros(len(now), device=state_Bs.device)
         actions, condition = self._embed_actions(actions_BkA, clean)

@@ -23,6 +23,37 @@ def token_mask_and_positions(
 
 @final
 @dataclass(frozen=True)
+class Features:
+    """What alignment reads of the observation at t + k: a tiny part of its prefix. Read-only.
+
+    features is [B, N, F], feature_mask bool [B, N].
+    """
+
+    features: Tensor
+    feature_mask: Tensor
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors [byte]."""
+        return self.features.nbytes + self.feature_mask.nbytes
+
+    def index(self, rows: Tensor) -> Self:
+        """Choose observations by an index tensor."""
+        return type(self)(self.features[rows], self.feature_mask[rows])
+
+    @classmethod
+    def cat(cls, parts: list[Self]) -> Self:
+        """Join batches with the same number of cameras."""
+        return cls(
+            torch.cat([p.features for p in parts]), torch.cat([p.feature_mask for p in parts])
+        )
+
+
+@final
+@dataclass(frozen=True)
 class Prefix:
     """Keys, values and features of B observations. Read-only: nobody writes into these tensors.
 
@@ -54,6 +85,10 @@ class Prefix:
         out = self.mask.clone()
         out[:, self.image_tokens :] = False
         return out
+
+    def only_features(self) -> Features:
+        """The features alone; they share memory with this prefix."""
+        return Features(self.features, self.feature_mask)
 
     def layers(self) -> list[KeyValue]:
         """Keys and values of every layer, [B, v, P, e] each; views, not copies."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from selfalign.data.recording import PLAY, Recording
 from selfalign.errors import StoreError
 from selfalign.model.policy import Policy
-from selfalign.model.prefix import Prefix
+from selfalign.model.prefix import Features, Prefix
 from selfalign.pretrain.pixels import to_pixels
 
 _BATCH = 128
@@ -42,6 +42,10 @@ class PrefixCache:
             self.features[rows],
             torch.ones(len(rows), 1, dtype=torch.bool),
         )
+
+    def features_at(self, rows: Tensor) -> Features:
+        """The features of some rows, without their prefixes."""
+        return Features(self.features[rows], torch.ones(len(rows), 1, dtype=torch.bool))
 
     def save(self, path: Path) -> None:
         """Write the cache as one safetensors file; `path` appears only when it is whole."""

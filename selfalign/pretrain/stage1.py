@@ -106,11 +106,9 @@ class Stage1Data:
             for e, r in zip(embodiments, rows, strict=True)
         ]
         at = torch.from_numpy(np.concatenate(rows))
-        both = self.cache.at(torch.cat([at, at + stride]), self.play_length)
-        half = torch.arange(len(at))
         return TransitionBatch(
-            both.index(half),
-            both.index(half + len(at)),
+            self.cache.at(at, self.play_length),
+            self.cache.features_at(at + stride),
             self.states[at],
             torch.from_numpy(np.concatenate(actions)),
             self.state_mask[at],

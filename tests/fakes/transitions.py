@@ -17,7 +17,7 @@ def random_transitions(policy: Policy, count: int = 4, seed: int = 0) -> Transit
     actions = random_numbers(count, config.stride, config.action_dim, seed=seed + 3)
     return TransitionBatch(
         now=random_prefix(policy, count, seed=seed + 1),
-        following=random_prefix(policy, count, seed=seed + 2),
+        following=random_prefix(policy, count, seed=seed + 2).only_features(),
         state=random_numbers(count, config.state_dim, seed=seed + 4) * state_mask,
         actions=actions * action_mask,
         state_mask=state_mask.expand(count, -1),
@@ -28,9 +28,9 @@ def random_transitions(policy: Policy, count: int = 4, seed: int = 0) -> Transit
 def tensors_of(batch: TransitionBatch) -> list[torch.Tensor]:
     """Every tensor of a batch, copied."""
     prefixes = [
-        t
-        for p in (batch.now, batch.following)
-        for t in (p.key_values, p.mask, p.features, p.feature_mask)
+        batch.now.key_values,
+        batch.now.mask,
+        *(t for p in (batch.now, batch.following) for t in (p.features, p.feature_mask)),
     ]
     others = [batch.state, batch.actions, batch.state_mask, batch.action_mask]
     return [t.clone() for t in (*prefixes, *others)]

@@ -23,7 +23,14 @@ def test_index_may_repeat_and_reorder() -> None:
     chosen = batch.index(torch.tensor([2, 2, 0]))
     assert torch.equal(chosen.state[0], chosen.state[1])
     assert torch.equal(chosen.state[2], batch.state[0])
-    assert torch.equal(chosen.following.key_values[1], batch.following.key_values[2])
+    assert torch.equal(chosen.now.key_values[1], batch.now.key_values[2])
+    assert torch.equal(chosen.following.features[1], batch.following.features[2])
+
+
+def test_of_the_following_observation_only_the_features_are_kept() -> None:
+    batch = random_transitions(random_policy(), 3)
+    kept = batch.following.features.nbytes + batch.following.feature_mask.nbytes
+    assert batch.nbytes == batch.now.nbytes + kept
 
 
 def test_feature_change_is_that_from_now_to_following() -> None:
