@@ -25,6 +25,8 @@ from selfalign.model.gemma import GemmaStack
 from selfalign.model.prefix import Prefix
 
 # Rows of the token table, in order; the k action tokens stand between STATE and the last token.
+# INVERSE_NOW takes in and attends to nothing but its group, INVERSE_NEXT, which attends to it in
+# turn: a constant. The shipped weights were trained with it, so it stays.
 PERCEPTION, INVERSE_NOW, INVERSE_NEXT, STATE = 0, 1, 2, 3
 _FIRST_ACTION = 4
 
@@ -65,7 +67,7 @@ class AlignmentExpert(nn.Module):
     def tokens(self, state_BD: Tensor, actions_BkD: Tensor, change_BNF: Tensor) -> Tensor:
         """The embedded tokens [B, T, D] from embedded state and actions and the feature's change.
 
-        Only the inverse-dynamics token of t + k takes the change in.
+        INVERSE_NEXT takes the change in; no other token does.
         """
         batch = state_BD.shape[0]
         q = self.queries.expand(batch, -1, -1).clone()
