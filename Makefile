@@ -18,10 +18,10 @@ SOURCES := selfalign server client deploy tests
 export MUJOCO_GL ?= egl
 export LP_NUM_THREADS ?= 1
 
-.PHONY: help sync debian serve demo test slow bench lint fmt types check map clean distclean
+.PHONY: help sync debian serve demo test slow bench bench-full lint fmt types check map clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(STAMP) ## run the server on port 8000 (HOST=, PORT=, ARGS=)
 	@exec env SELFALIGN_HOST=$(HOST) SELFALIGN_PORT=$(PORT) $(PY) -m server $(ARGS)
@@ -37,6 +37,9 @@ slow: $(STAMP) debian ## the tests that take longer than a minute
 
 bench: $(STAMP) ## the benchmarks, one JSON line a figure (ARGS="swap play")
 	@$(PY) -m tests.benchmarks $(ARGS)
+
+bench-full: $(STAMP) ## pi0's real widths beside transformers and openpi (ARGS="--depth 4")
+	@$(PY) -m tests.benchmarks.full $(ARGS)
 
 lint: $(STAMP) ## ruff and the import contracts
 	@$(PY) -m ruff check $(SOURCES)

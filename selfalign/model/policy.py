@@ -207,6 +207,10 @@ class Policy(nn.Module):
         """The fast path, where no gradient is asked for."""
         if torch.is_grad_enabled() and (like.requires_grad or self.w0_W1.requires_grad):
             return None
+        return self.act_path(batch)
+
+    def act_path(self, batch: int) -> FoldedPath | PlainPath:
+        """How chunks of a batch of this size are made without gradients."""
         if self._act_path is None:
             self._act_path = ActPath(self)
         return self._act_path.choose(batch)

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "play": ("play_steps_per_s", "play_cpu_share_50hz"),
     "align_cache": ("align_step_uncached_over_cached",),
     "rtc": ("rtc_seam_jump_off", "rtc_seam_jump_guided", "rtc_seam_jump_guided_vjp"),
+    "full": ("full_transformers_over_ours",),
     "memory": ("server_rss_mb", "worker_rss_mb"),
 }
 
