@@ -22,10 +22,10 @@ from selfalign.model.alignment import AlignmentExpert
 from selfalign.model.checkpoint import CONFIG, TOKENIZERS, WEIGHTS
 from selfalign.model.config import ModelConfig
 from selfalign.model.convert import new_directory
-from selfalign.model.convert_config import NORM_STATS
 from selfalign.model.convert_source import expected_shapes
 from selfalign.model.gemma import GemmaStack
 from selfalign.model.keys import is_added, is_ttt, keeps_float32
+from selfalign.model.processing import NORM_STATS
 from selfalign.model.tensor_file import Planned, TensorFile, write_tensors
 from selfalign.model.ttt import TTTLayer, identity_gate
 from selfalign.model.vision import FeatureReadout, MeanReadout
@@ -69,7 +69,7 @@ def attach(
     config = ModelConfig.load(source / CONFIG)
     if config.attached:
         raise ModelError(f"{source} has its TTT layers and alignment expert already")
-    file = TensorFile.open(source / WEIGHTS)
+    file = TensorFile(source / WEIGHTS)
     config = _attached_config(config, file, depth=alignment_depth, layers=ttt_layers, stride=stride)
     plan, added = _plan(file, config, seed)
     with new_directory(target) as made:

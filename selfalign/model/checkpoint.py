@@ -17,6 +17,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig, dummy_config
 from selfalign.model.identity import file_identity
+from selfalign.model.keys import keeps_float32
 from selfalign.model.policy import Policy
 from selfalign.model.processing import NORM_STATS, Processing
 from selfalign.model.tensor_file import Planned, TensorFile, write_tensors
@@ -40,8 +41,8 @@ def load_policy(
     Args:
         directory: A model directory.
         device: Where the weights go.
-        dtype: The precision of the weights; None takes them as they are in the file. W0 and
-            buffers stay float32: rotary frequencies in half precision would be other positions.
+        dtype: The precision of the weights; None takes them as they are in the file. In half
+            precision those stay float32 that openpi keeps so (`keeps_float32`), W0 and buffers.
     """
     config = ModelConfig.load(directory / CONFIG)
     if not config.attached:
@@ -51,14 +52,10 @@ def load_policy(
         )
     policy = empty_policy(config, read_tokenizer(tokenizer_path(directory)))
     policy.processing = Processing.of_directory(directory)
-    file = TensorFile.open(directory / WEIGHTS)
+    file = TensorFile(directory / WEIGHTS)
     check_keys(file, policy.state_dict())
     identity = file_identity(file, config)
-    fixed = {name for name, _ in policy.named_buffers()} | {"w0_W1", "w0_b1"}
-    weights = {
-        name: _load(file, name, torch.float32 if name in fixed else dtype, device)
-        for name in file.entries
-    }
+    weights = {name: _load(file, name, _precision(name, dtype), device) for name in file.entries}
     policy.load_state_dict(weights, assign=True)
     _fill_buffers(policy, device)
     return policy.freeze(identity)
@@ -111,6 +108,12 @@ def check_keys(file: TensorFile, expected: dict[str, Tensor]) -> None:
                 f"{file.path}: {name} is {entry.shape}, config.json asks for "
                 f"{tuple(expected[name].shape)}"
             )
+
+
+def _precision(name: str, dtype: torch.dtype | None) -> torch.dtype | None:
+    if name.startswith("w0_") or (dtype is not None and keeps_float32(name)):
+        return torch.float32
+    return dtype
 
 
 def _load(file: TensorFile, name: str, dtype: torch.dtype | None, device: str) -> Tensor:

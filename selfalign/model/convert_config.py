@@ -15,7 +15,6 @@ from selfalign.model.config import (
     wrong_fields,
 )
 
-NORM_STATS = "norm_stats.json"
 Flavour = Literal["pi0", "pi05"]
 Kind = Literal["openpi", "lerobot", "selfalign"]
 

@@ -101,14 +101,14 @@ def _weight_files(directory: Path) -> list[TensorFile]:
         names = sorted({str(name) for name in index.get("weight_map", {}).values()})
         if not names or any(Path(name).name != name for name in names):
             raise ModelError(f"{directory / _INDEX} names no plain files")
-        files = [TensorFile.open(directory / name) for name in names]
+        files = [TensorFile(directory / name) for name in names]
         held = {key for file in files for key in file.entries}
         if lost := sorted(set(index["weight_map"]) - held):
             raise ModelError(f"{directory / _INDEX}: the shards lack keys {lost[:_SHOWN]}")
         return files
     if not (directory / WEIGHTS).is_file() and (directory / "adapter_config.json").is_file():
         raise ModelError(f"{directory} holds an adapter (LoRA); merge it into its model first")
-    return [TensorFile.open(directory / WEIGHTS)]
+    return [TensorFile(directory / WEIGHTS)]
 
 
 def _renamed(

@@ -5,18 +5,20 @@ from the model: quantiles for everything but pi0. LeRobot keeps a pipeline in
 policy_preprocessor.json and the numbers in a safetensors file that the pipeline names.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from selfalign.errors import ModelError
-from selfalign.model.convert_config import NORM_STATS, Flavour, read_json
+from selfalign.model.config import wrong_fields
+from selfalign.model.convert_config import Flavour, read_json
 from selfalign.model.convert_source import Source
+from selfalign.model.processing import NORM_STATS, Processing
 
 _LISTS = ("mean", "std", "q01", "q99", "q10", "q90", "min", "max")
 _METHODS = {
@@ -38,20 +40,19 @@ def copy_stats(source: Source, directory: Path, target: Path, *, asset: str | No
         if (directory / NORM_STATS).is_file():
             shutil.copyfile(directory / NORM_STATS, target / NORM_STATS)
         return []
-    told, notes = (
+    found, notes = (
         _lerobot(directory, source.settings)
         if source.kind == "lerobot"
         else _openpi(directory, source.config.flavour, asset)
     )
-    if told is not None:
-        text = json.dumps(told, indent=2) + "\n"
-        (target / NORM_STATS).write_text(text, encoding="utf-8")
+    if found is not None:
+        found.save(target / NORM_STATS)
     return notes
 
 
 def _openpi(
     directory: Path, flavour: Flavour, asset: str | None
-) -> tuple[dict[str, Any] | None, list[str]]:
+) -> tuple[Processing | None, list[str]]:
     if asset == "none":
         return None, ["no normalisation taken along, as asked"]
     found = _openpi_assets(directory)
@@ -67,20 +68,19 @@ def _openpi(
         raise ModelError(f"no normalisation {name!r}; there are {', '.join(sorted(found))}")
     stats = read_json(found[name]).get("norm_stats", {})
     method = "z_score" if flavour == "pi0" else "quantile"
-    told = _processing(
-        "openpi",
-        {
-            ours: _filled(stats.get(theirs), method, found[name], theirs)
-            for ours, theirs in (("state", "state"), ("action", "actions"))
-        },
-    )
+    told = {
+        "source": "openpi",
+        "state": {"method": method, **_lists(stats.get("state"))},
+        "action": {"method": method, **_lists(stats.get("actions"))},
+        "image_resize": "pil",
+    }
     notes = [f"normalisation of {name}: {method}"]
     notes.append(
         f"openpi keeps in its code, not in the checkpoint, whether actions are relative to the "
         f"state and whether the prompt has it: if so, write delta_actions and state_in_prompt "
         f"into {NORM_STATS}"
     )
-    return told, notes
+    return _processing(told, found[name]), notes
 
 
 def _openpi_assets(directory: Path) -> dict[str, Path]:
@@ -95,7 +95,7 @@ def _openpi_assets(directory: Path) -> dict[str, Path]:
     return {}
 
 
-def _lerobot(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+def _lerobot(directory: Path, settings: dict[str, Any]) -> tuple[Processing | None, list[str]]:
     path = directory / "policy_preprocessor.json"
     if not path.is_file():
         return None, [f"no {path.name} and so no normalisation: the policy has none"]
@@ -106,20 +106,19 @@ def _lerobot(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any] 
         return None, [f"{path.name} normalises with no numbers of its own: the policy has none"]
     tensors = _state_file(directory, str(step["state_file"]))
     modes = step.get("config", {}).get("norm_map") or settings.get("normalization_mapping", {})
-    told = _processing(
-        "lerobot",
-        {
-            ours: _filled(_of(tensors, key), _method(modes, kind, path), path, key)
-            for ours, key, kind in (
-                ("state", "observation.state", "STATE"),
-                ("action", "action", "ACTION"),
-            )
-        },
+    state, action = (
+        {"method": _method(modes, kind, path), **_of(tensors, key)}
+        for key, kind in (("observation.state", "STATE"), ("action", "ACTION"))
     )
-    told["delta_actions"] = _relative(named.get("relative_actions_processor"), told["action"])
-    return told, [
-        f"normalisation: state {told['state']['method']}, action {told['action']['method']}"
-    ]
+    told = {
+        "source": "lerobot",
+        "state": state,
+        "action": action,
+        "delta_actions": _relative(named.get("relative_actions_processor"), action),
+        "image_resize": "torch",
+    }
+    made = _processing(told, path)
+    return made, [f"normalisation: state {made.state.method}, action {made.action.method}"]
 
 
 def _state_file(directory: Path, name: str) -> dict[str, Tensor]:
@@ -145,19 +144,9 @@ def _method(modes: dict[str, str], kind: str, path: Path) -> str:
     return _METHODS[mode]
 
 
-def _filled(stats: Any, method: str, path: Path, name: str) -> dict[str, Any]:
-    """Method and lists of one vector. Raises ModelError when a list that it needs is not there."""
-    needs = {
-        "z_score": ("mean", "std"),
-        "quantile": ("q01", "q99"),
-        "quantile10": ("q10", "q90"),
-        "min_max": ("min", "max"),
-        "identity": (),
-    }[method]
-    lists = {key: stats[key] for key in _LISTS if stats and stats.get(key) is not None}
-    if lacking := [key for key in needs if key not in lists]:
-        raise ModelError(f"{path}: {name} is normalised by {method}, but has no {lacking}")
-    return {"method": method, **lists}
+def _lists(stats: Any) -> dict[str, Any]:
+    """The lists of one vector that are there; openpi writes null for quantiles it has not."""
+    return {key: stats[key] for key in _LISTS if stats and stats.get(key) is not None}
 
 
 def _relative(step: dict[str, Any] | None, action: dict[str, Any]) -> list[bool] | None:
@@ -173,11 +162,8 @@ def _relative(step: dict[str, Any] | None, action: dict[str, Any]) -> list[bool]
     return [not any(part in str(name).lower() for part in excluded) for name in names]
 
 
-def _processing(kind: str, vectors: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "source": kind,
-        **vectors,
-        "delta_actions": None,
-        "image_resize": "pil" if kind == "openpi" else "torch",
-        "state_in_prompt": None,
-    }
+def _processing(told: dict[str, Any], path: Path) -> Processing:
+    try:
+        return Processing.model_validate(told)
+    except ValidationError as error:
+        raise ModelError(f"{path} is no normalisation: {wrong_fields(error)}") from None

@@ -23,23 +23,25 @@ from selfalign.model.tensor_file import TensorFile
 
 _BESIDE = "identity.json"
 # Below it, reading the file takes no time that anyone notices, and no file is put beside it.
-_LARGE_BYTES = 256 * 2**20
+LARGE_BYTES = 256 * 2**20
 
 
-def file_identity(file: TensorFile, config: ModelConfig) -> str:
+def file_identity(file: TensorFile, config: ModelConfig, *, large_bytes: int = LARGE_BYTES) -> str:
     """SHA-256 over everything in the file that is not W, and the configuration.
+
+    Of a file of at least `large_bytes` the result is kept beside it.
 
     Raises:
         ModelError: a weight is NaN or infinite. A file whose identity is known was found finite.
     """
-    stat = file.path.stat()
+    stat = file.stat()
     key = {
         "bytes": stat.st_size,
         "modified_ns": stat.st_mtime_ns,
         "config": sha256(config.identity().encode()).hexdigest(),
     }
     beside = file.path.with_name(_BESIDE)
-    if stat.st_size >= _LARGE_BYTES and (known := _known(beside, key)) is not None:
+    if stat.st_size >= large_bytes and (known := _known(beside, key)) is not None:
         return known
     parts = (
         (name, entry.dtype, entry.shape, _finite(file, name))
@@ -51,7 +53,7 @@ def file_identity(file: TensorFile, config: ModelConfig) -> str:
         if name.startswith("w0_"):
             for _ in _finite(file, name):
                 pass
-    if stat.st_size >= _LARGE_BYTES:
+    if stat.st_size >= large_bytes:
         _write(beside, {**key, "base_sha256": found})
     return found
 
@@ -79,4 +81,4 @@ def _write(path: Path, told: dict[str, Any]) -> None:
         partial.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError:
-        pass
+        partial.unlink(missing_ok=True)

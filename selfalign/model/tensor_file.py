@@ -8,18 +8,19 @@ import json
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from selfalign.errors import ModelError
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 4 * 2**20
 # The library's own limit. A longer header is no header.
 _HEADER_LIMIT_BYTES = 100_000_000
 # Data starts at a multiple of it, so that vector units find aligned rows in a mapped file.
@@ -54,34 +55,37 @@ class Entry:
 
 
 @final
-@dataclass(frozen=True)
 class TensorFile:
-    """The header of a safetensors file, and ways to its numbers."""
+    """The header of a safetensors file, and ways to its numbers.
 
-    path: Path
-    entries: dict[str, Entry]
+    It stays with the file that it opened, even when another takes its name.
+    """
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
+    def __init__(self, path: Path) -> None:
         """Read and check the header. Raises ModelError."""
         if not path.is_file():
             raise ModelError(f"{path} does not exist; a model directory has a {path.name}")
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
         try:
-            return cls(path, _read_entries(path))
-        except (ValueError, KeyError, TypeError) as error:
+            self.entries = _read_entries(self._descriptor)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path} is not a safetensors file: {error}") from None
+
+    def stat(self) -> os.stat_result:
+        """Size and times of the file."""
+        return os.fstat(self._descriptor)
 
     def blocks(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[Tensor]:
         """The numbers of a tensor in order: flat tensors of at most so many bytes, each its own."""
         entry = self.entries[name]
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            left = entry.nbytes
-            while left:
-                block = torch.empty(min(left, block_bytes), dtype=torch.uint8)
-                _fill(file.readinto, block.numpy().data, self.path)
-                left -= block.numel()
-                yield block.view(entry.dtype)
+        at, end = entry.start, entry.start + entry.nbytes
+        while at < end:
+            block = torch.empty(min(end - at, block_bytes), dtype=torch.uint8)
+            self._fill(block.numpy().data, at)
+            at += block.numel()
+            yield block.view(entry.dtype)
 
     def read(self, name: str, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """A tensor of its own, in this precision and place, cast on the way."""
@@ -107,8 +111,15 @@ class TensorFile:
 
     @cached_property
     def _map(self) -> mmap.mmap:
-        with self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+
+    def _fill(self, target: memoryview, at: int) -> None:
+        done = 0
+        while done < len(target):
+            count = os.preadv(self._descriptor, [target[done:]], at + done)
+            if not count:
+                raise ModelError(f"{self.path} became shorter while it was read")
+            done += count
 
 
 @final
@@ -164,13 +175,12 @@ def _header(order: list[str], plan: Mapping[str, Planned]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _read_entries(path: Path) -> dict[str, Entry]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(_HEADER_LIMIT_BYTES, size - 8):
-            raise ValueError(f"its header would take {length} of its {size} bytes")
-        header = json.loads(file.read(length))
+def _read_entries(descriptor: int) -> dict[str, Entry]:
+    size = os.fstat(descriptor).st_size
+    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    if size < 8 or length > min(_HEADER_LIMIT_BYTES, size - 8):
+        raise ValueError(f"its header would take {length} of its {size} bytes")
+    header = json.loads(os.pread(descriptor, length, 8))
     header.pop("__metadata__", None)
     base = 8 + length
     spans: list[tuple[int, int]] = []
@@ -196,12 +206,3 @@ def _entry(name: str, told: dict[str, Any], base: int) -> tuple[Entry, tuple[int
     if entry.nbytes != end - start or min((0, *entry.shape)) < 0:
         raise ValueError(f"{name} is {entry.shape}, but has {end - start} bytes")
     return entry, (start, end)
-
-
-def _fill(read: Callable[[memoryview], int | None], target: memoryview, path: Path) -> None:
-    at = 0
-    while at < len(target):
-        count = read(target[at:])
-        if not count:
-            raise ModelError(f"{path} became shorter while it was read")
-        at += count

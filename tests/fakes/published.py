@@ -6,7 +6,8 @@ that the same rows give the full-size table and one of a few thousand numbers.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,20 @@ def small_config(flavour: str = "pi0", **fields: Any) -> ModelConfig:
         "feature_dim": 12,
     }
     return ModelConfig.model_validate(data | fields)
+
+
+def medium_config() -> ModelConfig:
+    """A published geometry of some 40 million numbers, most of them in a few large tensors."""
+    data = small_config().model_dump() | {"vocab_size": 30_000}
+    for part in ("language", "action", "alignment"):
+        data[part] |= {"width": 512, "mlp_dim": 2048, "heads": 4, "head_dim": 64}
+    return ModelConfig.model_validate(data)
+
+
+GEOMETRIES: dict[str, Callable[[], ModelConfig]] = {
+    "medium": medium_config,
+    "full width": partial(pi05_config, depth=2),
+}
 
 
 def published_shapes(config: ModelConfig) -> Shapes:

@@ -68,6 +68,22 @@ def test_chunk_is_the_same_to_the_last_bit_with_any_w(tmp_path: Path, flavour: s
     assert expected.abs().max() > 0.01
 
 
+@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
+def test_mixed_precision_of_openpi_acts_like_float32(tmp_path: Path, flavour: str) -> None:
+    bare_checkpoint(tmp_path, flavour, mixed=True)
+    attached(tmp_path)
+    state, noise = random_numbers(2, 32), random_numbers(2, 5, 32, seed=1)
+    chunks = []
+    for dtype in (torch.float32, None):
+        policy = load_policy(tmp_path / "whole", dtype=dtype)
+        chunks.append(policy.act(prefix_of(policy), state, policy.base_w(), noise=noise))
+    exact, mixed = chunks
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(exact, mixed)
+    # Rounding of bfloat16 (2^-8) through two layers and three steps; actions are of order one.
+    assert torch.allclose(exact, mixed, atol=0.1)
+
+
 def test_opened_gate_changes_the_chunk(tmp_path: Path) -> None:
     bare_checkpoint(tmp_path, "pi0")
     attached(tmp_path)

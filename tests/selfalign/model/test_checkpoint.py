@@ -51,6 +51,36 @@ def test_half_precision_leaves_w0_and_rotary_frequencies_in_float32(directory: P
     assert policy.w0_W1.dtype == policy.w0_b1.dtype == torch.float32
     assert torch.equal(policy.w0_W1, random_policy().w0_W1)
     assert policy.action.rotary_emb.inv_freq.dtype == torch.float32
+    norm = policy.get_parameter("action.layers.0.input_layernorm.weight")
+    assert norm.dtype == policy.action_in_proj.weight.dtype == torch.float32
+
+
+def test_policy_is_as_precise_as_its_file(directory: Path) -> None:
+    edit(directory, lambda t: t.update({KEY: t[KEY].bfloat16()}))
+    state = load_policy(directory).state_dict()
+    assert state[KEY].dtype == torch.bfloat16
+    assert {t.dtype for name, t in state.items() if name != KEY} == {torch.float32}
+    assert load_policy(directory, dtype=torch.float32).state_dict()[KEY].dtype == torch.float32
+
+
+def test_change_in_memory_leaves_the_file_alone(directory: Path) -> None:
+    before = (directory / "model.safetensors").read_bytes()
+    load_policy(directory).get_parameter(KEY).fill_(7)
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
+def test_loaded_policy_survives_a_new_file_of_its_name(directory: Path) -> None:
+    policy = load_policy(directory)
+    save_policy(random_policy(seed=4), directory)
+    assert torch.equal(policy.get_parameter(KEY), random_policy().get_parameter(KEY))
+
+
+def test_no_tensor_of_a_loaded_policy_is_left_without_numbers(directory: Path) -> None:
+    policy, made = load_policy(directory), random_policy()
+    buffers = dict(made.named_buffers())
+    for name, buffer in policy.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+    assert not any(parameter.is_meta for parameter in policy.parameters())
 
 
 def test_missing_key_is_named(directory: Path) -> None:

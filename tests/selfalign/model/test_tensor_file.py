@@ -47,7 +47,7 @@ def test_library_reads_what_we_write(path: Path) -> None:
 
 def test_we_read_what_the_library_writes(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "b.safetensors", metadata={"format": "pt"})
-    file = TensorFile.open(tmp_path / "b.safetensors")
+    file = TensorFile(tmp_path / "b.safetensors")
     for name, tensor in TENSORS.items():
         assert torch.equal(file.mapped(name), tensor)
         assert torch.equal(file.read(name, dtype=tensor.dtype, device="cpu"), tensor)
@@ -55,11 +55,11 @@ def test_we_read_what_the_library_writes(tmp_path: Path) -> None:
 
 
 def test_data_is_aligned(path: Path) -> None:
-    assert min(entry.start for entry in TensorFile.open(path).entries.values()) % 64 == 0
+    assert min(entry.start for entry in TensorFile(path).entries.values()) % 64 == 0
 
 
 def test_large_tensor_comes_in_blocks(path: Path) -> None:
-    file = TensorFile.open(path)
+    file = TensorFile(path)
     assert [block.tolist() for block in file.blocks("wide", block_bytes=16)] == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
@@ -68,20 +68,20 @@ def test_large_tensor_comes_in_blocks(path: Path) -> None:
 
 
 def test_tensor_is_cast_while_it_is_read(path: Path) -> None:
-    read = TensorFile.open(path).read("wide", dtype=torch.bfloat16, device="cpu")
+    read = TensorFile(path).read("wide", dtype=torch.bfloat16, device="cpu")
     assert read.dtype == torch.bfloat16
     assert torch.equal(read, TENSORS["wide"].bfloat16())
 
 
 def test_mapped_tensor_can_be_changed_without_changing_the_file(path: Path) -> None:
     before = path.read_bytes()
-    TensorFile.open(path).mapped("wide").fill_(7)
+    TensorFile(path).mapped("wide").fill_(7)
     assert path.read_bytes() == before
-    assert torch.equal(TensorFile.open(path).mapped("wide"), TENSORS["wide"])
+    assert torch.equal(TensorFile(path).mapped("wide"), TENSORS["wide"])
 
 
 def test_mapped_tensor_outlives_its_file(path: Path) -> None:
-    tensor = TensorFile.open(path).mapped("wide")
+    tensor = TensorFile(path).mapped("wide")
     write_tensors(path, {"wide": planned(torch.zeros(1))})
     path.unlink()
     assert torch.equal(tensor, TENSORS["wide"])
@@ -128,7 +128,7 @@ def entry(**changes: object) -> dict[str, dict[str, object]]:
 )
 def test_header_that_lies_is_refused(tmp_path: Path, header: object, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        TensorFile.open(with_header(tmp_path / "x.safetensors", header, bytes(8)))
+        TensorFile(with_header(tmp_path / "x.safetensors", header, bytes(8)))
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,18 @@ def test_file_of_another_kind_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
     with pytest.raises(ModelError, match=r"x\.safetensors is not a safetensors file"):
-        TensorFile.open(path)
+        TensorFile(path)
 
 
 def test_file_that_shrinks_while_it_is_read_is_told(path: Path) -> None:
-    file = TensorFile.open(path)
+    file = TensorFile(path)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ModelError, match="became shorter while it was read"):
         list(file.blocks("half"))
+
+
+def test_file_that_is_replaced_is_still_read_to_its_end(path: Path) -> None:
+    file = TensorFile(path)
+    write_tensors(path, {"wide": planned(torch.zeros(1))})
+    assert torch.equal(file.read("wide", dtype=torch.float32, device="cpu"), TENSORS["wide"])
+    assert torch.equal(file.mapped("wide"), TENSORS["wide"])
