@@ -1,7 +1,7 @@
 """The last stage before a chunk leaves: finite, within the declared limits, no jumps.
 
-Order matters. A NaN passes every comparison, so it is looked for first and condemns the chunk;
-only then are values compared with limits.
+Order matters. A NaN passes every comparison with a limit, so a chunk that clamping does not leave
+just as it was is first searched for one, which condemns it; only then are limits named.
 """
 
 from __future__ import annotations
@@ -84,17 +84,23 @@ class ActionLimits:
             NonFiniteAction: there is a NaN or an infinity in the chunk.
             WireError: `previous` is not one finite number for each action.
         """
+        inside = np.minimum(np.maximum(chunk, self._low), self._high)
+        # Equal means finite as well: a NaN equals nothing, an infinity lies beyond its limit.
+        limited = () if (inside == chunk).all() else self._limited(chunk, inside)
+        if self._step is None:
+            return SafeChunk(inside, limited, ())
+        smooth = self._slow_down(inside, self._step, self._checked(previous))
+        slowed = (np.abs(smooth - inside) > self._rounding).any(axis=0)
+        return SafeChunk(smooth, limited, self._named(slowed))
+
+    def _limited(self, chunk: NDArray[np.float32], inside: NDArray[np.float32]) -> tuple[str, ...]:
+        """Names of the actions that left their limits. Raises NonFiniteAction."""
         finite = np.isfinite(chunk)
         if not finite.all():
             step, column = np.argwhere(~finite)[0]
             raise NonFiniteAction(self._names[column], int(step))
-        inside = np.clip(chunk, self._low, self._high).astype(np.float32, copy=False)
-        limited = (np.abs(inside - chunk) > self._rounding).any(axis=0)
-        if self._step is None:
-            return SafeChunk(inside, self._named(limited), ())
-        smooth = self._slow_down(inside, self._step, self._checked(previous))
-        slowed = (np.abs(smooth - inside) > self._rounding).any(axis=0)
-        return SafeChunk(smooth, self._named(limited), self._named(slowed))
+        beyond: NDArray[np.bool_] = (np.abs(inside - chunk) > self._rounding).any(axis=0)
+        return self._named(beyond)
 
     def _slow_down(
         self,

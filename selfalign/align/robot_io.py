@@ -30,6 +30,9 @@ from selfalign.model.weights import FastWeights
 # Frames encoded at once: bounds memory, costs nothing in speed.
 _FRAMES = 64
 
+# Sets of instructions whose tokens are kept.
+_PROMPTS = 64
+
 
 @final
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Inputs:
 
 @final
 class RobotIO:
-    """Binds a policy to a robot spec. Stateless after construction; any thread may call it.
+    """Binds a policy to a robot spec. Any thread may call it: it keeps nothing but known prompts.
 
     `guidance` says how a chunk is pulled towards the one that it continues. Raises SpecError at
     construction when the robot has more cameras, state or action numbers than the model.
@@ -68,6 +71,7 @@ class RobotIO:
         self.spec = spec
         self.guidance = guidance or Guidance()
         self.device = policy.device
+        self._prompts: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         self.numbers = RobotNumbers(spec, config, policy.processing)
         self.state_normaliser = self.numbers.state_normaliser
         self.action_normaliser = self.numbers.action_normaliser
@@ -206,9 +210,26 @@ class RobotIO:
             len(self.spec.cameras),
             resize="pil" if processing is None else processing.image_resize,
         )
-        return self._tensor(images), self._tensor(mask).expand(len(images), -1)
+        # Not copied: these were made just now.
+        pixels = torch.from_numpy(images).to(self.device)
+        return pixels, self._tensor(mask).expand(len(images), -1)
 
     def _tokens(
+        self, texts: list[str], states: list[NDArray[np.floating]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts to tokens; those of instructions alone are kept, since they come again."""
+        if states is not None:
+            return self._read_prompts(texts, states)
+        known = self._prompts.get(key := tuple(texts))
+        if known is None:
+            with torch.inference_mode(mode=False):
+                known = self._read_prompts(texts)
+            if len(self._prompts) >= _PROMPTS:
+                self._prompts = {}
+            self._prompts[key] = known
+        return known
+
+    def _read_prompts(
         self, texts: list[str], states: list[NDArray[np.floating]] | None = None
     ) -> tuple[Tensor, Tensor]:
         try:

@@ -36,6 +36,7 @@ class Normaliser:
         self._high = np.array(high, dtype=np.float64)
         self.width = width
         _check_limits(self._low, self._high, width)
+        self._half_span = (self._high - self._low) / 2.0
         self._mask = np.arange(width) < self.dimensions
         for array in (self._low, self._high, self._mask):
             array.setflags(write=False)
@@ -93,10 +94,10 @@ class Normaliser:
         """
         padded = np.asarray(values, dtype=np.float64)
         _check_last_axis(padded, self.width, "values to denormalise")
-        share = (padded[..., : self.dimensions] + 1.0) / 2.0
         # What is not finite passes through, without a warning on every call.
         with np.errstate(over="ignore", invalid="ignore"):
-            return (self._low * (1.0 - share) + self._high * share).astype(np.float32)
+            raw = (padded[..., : self.dimensions] + 1.0) * self._half_span + self._low
+            return raw.astype(np.float32)
 
 
 def _limits(dimensions: Sequence[Dimension]) -> tuple[list[float], list[float]]:

@@ -118,17 +118,17 @@ def encode_frames(
             got=f"{len(spec.cameras)} cameras in spec {spec.name!r}",
             expected=f"at most {max_cameras}, the limit of this policy",
         )
+    fit, half, kind = (
+        (resize_with_pad, 127.5, np.uint8) if resize == "pil" else (resize_floats, 0.5, np.float32)
+    )
     count = len(frames[spec.cameras[0].name])
-    images = np.full((count, max_cameras, 3, size, size), -1.0, dtype=np.float32)
+    pixels = np.zeros((count, max_cameras, 3, size, size), dtype=kind)
     for slot, camera in enumerate(spec.cameras):
         for row, frame in enumerate(frames[camera.name]):
-            fitted = resize_with_pad(frame, size) if resize == "pil" else resize_floats(frame, size)
-            images[row, slot] = fitted.transpose(2, 0, 1)
-        if resize == "pil":
-            images[:, slot] /= np.float32(127.5)
-        else:
-            images[:, slot] *= np.float32(2.0)
-        images[:, slot] -= np.float32(1.0)
+            pixels[row, slot] = fit(frame, size).transpose(2, 0, 1)
+    images = pixels.astype(np.float32, copy=False)
+    images /= np.float32(half)
+    images -= np.float32(1.0)
     return images, np.arange(max_cameras) < len(spec.cameras)
 
 
