@@ -23,7 +23,7 @@ fi
 echo "Installing the project and what it needs into $venv (about 6 GB and some minutes the first time) ..."
 log="$venv/install.log"
 pip=("$venv/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off
-  --constraint constraints.txt --editable '.[sim,train,jpeg,lerobot,dev]')
+  --constraint constraints.txt --editable '.[sim,train,jpeg,lerobot,paligemma,dev]')
 if ! "${pip[@]}" 2>"$log.errors" | tee "$log" | awk '
     /^Collecting /           { n++; printf "." ; fflush() }
     /^Installing collected/  { printf " unpacking ..."; fflush() }
