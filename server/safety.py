@@ -84,7 +84,7 @@ class ActionLimits:
             NonFiniteAction: there is a NaN or an infinity in the chunk.
             WireError: `previous` is not one finite number for each action.
         """
-        inside = np.minimum(np.maximum(chunk, self._low), self._high)
+        inside: NDArray[np.float32] = np.minimum(np.maximum(chunk, self._low), self._high)
         # Equal means finite as well: a NaN equals nothing, an infinity lies beyond its limit.
         limited = () if (inside == chunk).all() else self._limited(chunk, inside)
         if self._step is None:
@@ -99,8 +99,7 @@ class ActionLimits:
         if not finite.all():
             step, column = np.argwhere(~finite)[0]
             raise NonFiniteAction(self._names[column], int(step))
-        beyond: NDArray[np.bool_] = (np.abs(inside - chunk) > self._rounding).any(axis=0)
-        return self._named(beyond)
+        return self._named((np.abs(inside - chunk) > self._rounding).any(axis=0))
 
     def _slow_down(
         self,
