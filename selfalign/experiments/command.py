@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--oracle", action="store_true", help="also W fitted with expert labels on each robot")
     add("--methods", metavar="A,B", help="what to compare instead, for example base,mean_w,demos_5")
     add("--curve", choices=("steps", "play"), help="success against alignment steps or play")
-    add("--model", type=Path, metavar="DIR", help="a model directory (default: that which ships)")
+    add("--model", metavar="DIR|ID", help="a directory or Hub id (default: the one that ships)")
     add("--json", type=Path, metavar="FILE", help="write figures and robots there")
     add(
         "--document",
@@ -80,9 +80,10 @@ def run(arguments: argparse.Namespace) -> str:
     Raises:
         SelfAlignError: a name is unknown, a document has no marks, or the simulation is missing.
     """
+    from selfalign.hub import resolve_model
     from selfalign.model.checkpoint import shipped_model_dir
 
-    model = arguments.model or shipped_model_dir()
+    model = resolve_model(arguments.model) if arguments.model else shipped_model_dir()
     sections = _sections(arguments)
     if arguments.document:
         for section in sections:

@@ -26,8 +26,8 @@ class OracleConfig(BaseModel):
     demonstrations: int = Field(20, ge=1, description="Successful episodes of the scripted expert")
     noise: float = Field(0.5, ge=0, description="Disturbance in every second one")
     steps: int = Field(200, ge=1)
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(0.02, gt=0, description="At the start; falls to zero as a cosine")
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(0.01, gt=0, description="At the start; falls to zero as a cosine")
 
 
 class RivalConfig(BaseModel):
@@ -78,8 +78,10 @@ def digest(model: Path, cell: Cell, settings: Settings) -> str:
 
 
 def model_sha256(model: Path) -> str:
-    """Over weights (W0 too) and configuration of a model directory."""
+    """Over weights (W0 too), configuration and statistics of a model directory."""
     found = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        found.update((model / name).read_bytes())
+    for name in ("config.json", "norm_stats.json", "model.safetensors"):
+        if (model / name).is_file():
+            with (model / name).open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
