@@ -111,7 +111,10 @@ class TensorFile:
 
     @cached_property
     def _map(self) -> mmap.mmap:
-        return mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+        made = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY)
+        # Ask for the file now, so that the first use of a weight does not wait for the disk.
+        made.madvise(mmap.MADV_WILLNEED)
+        return made
 
     def _fill(self, target: memoryview, at: int) -> None:
         done = 0
