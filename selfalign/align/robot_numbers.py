@@ -61,20 +61,19 @@ class RobotNumbers:
         self, raw_BHa: NDArray[np.float32], state_Bs: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Normalised and padded actions [B, H, A]; `state_Bs` is the state before the first."""
-        if self._delta is None:
-            return self.action_normaliser.normalise(raw_BHa)
-        # In float64, so that a small difference of large numbers keeps its digits.
-        exact = self._delta.relative(raw_BHa.astype(np.float64), state_Bs.astype(np.float64))
-        return self.action_normaliser.normalise(exact)
+        if self._delta is not None:
+            raw_BHa = self._delta.relative(raw_BHa, state_Bs)
+        return self.action_normaliser.normalise(raw_BHa)
 
     def raw_actions(
         self, normalised_BHA: NDArray[np.float32], state_Bs: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """The inverse of `actions`: what the robot is to execute, [B, H, a]."""
-        raw = self.action_normaliser.denormalise(normalised_BHA)
-        if self._delta is not None:
-            raw = self._delta.absolute(raw, state_Bs).astype(np.float32)
-        return raw
+        normaliser = self.action_normaliser
+        if self._delta is None or not isinstance(normaliser, StatisticsNormaliser):
+            return normaliser.denormalise(normalised_BHA)
+        raw = normaliser.exact_back(normalised_BHA)
+        return self._delta.absolute(raw, state_Bs).astype(np.float32)
 
 
 _RULES: dict[str, Rule] = {"z_score": "z_score", "identity": "identity"}

@@ -7,7 +7,7 @@ Shape key: H steps of a chunk, A action numbers, s state numbers.
 """
 
 from collections.abc import Sequence
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from selfalign.data.normalisation import NormalisationError
 
 Floats = NDArray[np.floating]
+Float = TypeVar("Float", bound=np.floating)
 
 
 @final
@@ -35,15 +36,15 @@ class DeltaActions:
             )
         self._marked = np.array(marked, dtype=np.int64)
 
-    def relative(self, actions: Floats, state: Floats) -> Floats:
+    def relative(self, actions: NDArray[Float], state: Floats) -> NDArray[Float]:
         """Actions `[..., H, A]` less the state `[..., s]` at the start of the chunk; a copy."""
         return self._shifted(actions, state, -1)
 
-    def absolute(self, actions: Floats, state: Floats) -> Floats:
+    def absolute(self, actions: NDArray[Float], state: Floats) -> NDArray[Float]:
         """The inverse of `relative`."""
         return self._shifted(actions, state, 1)
 
-    def _shifted(self, actions: Floats, state: Floats, sign: int) -> Floats:
+    def _shifted(self, actions: NDArray[Float], state: Floats, sign: int) -> NDArray[Float]:
         out = actions.copy()
         out[..., self._marked] += sign * state[..., None, self._marked]
         return out

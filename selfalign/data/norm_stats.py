@@ -101,8 +101,16 @@ class StatisticsNormaliser:
         Raises:
             NormalisationError: the last axis is not W.
         """
+        return self.exact_back(values).astype(np.float32)
+
+    def exact_back(self, values: ArrayLike) -> NDArray[np.floating]:
+        """The same in the precision of the source, for what is computed from it.
+
+        Raises:
+            NormalisationError: the last axis is not W.
+        """
         padded = self._checked(values, self.width, "values to denormalise")
-        return self._back(padded[..., : self.dimensions]).astype(np.float32)
+        return self._back(padded[..., : self.dimensions])
 
     def _back(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
         if self._rule == "identity":

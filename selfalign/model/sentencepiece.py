@@ -42,12 +42,14 @@ class SentencePieceTokenizer:
         return Pieces(self._pieces.encode(text, add_bos=add_special_tokens))
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of one piece; of a newline too, which some models spell as a byte."""
-        found = self._pieces.piece_to_id(token)
-        if found != self._pieces.unk_id() or token == self._pieces.id_to_piece(found):
-            return found
-        spelled = self._pieces.encode(token)
-        return spelled[0] if len(spelled) == 1 and spelled[0] != self._pieces.unk_id() else None
+        """The id of one token; `<pad>`, `<bos>` and `<unk>` are what the file says they are."""
+        pieces = self._pieces
+        special = {"<pad>": pieces.pad_id(), "<bos>": pieces.bos_id(), "<unk>": pieces.unk_id()}
+        if token in special:
+            return special[token] if special[token] >= 0 else None
+        # Encoded, not looked up: a newline may be spelled as a byte.
+        ids = pieces.encode(token)
+        return ids[0] if len(ids) == 1 and ids[0] != pieces.unk_id() else None
 
     def id_to_token(self, index: int) -> str:
         """The piece of an id."""

@@ -1,0 +1,139 @@
+"""The traps of pi0 and pi0.5 that others fell into: scales, positions, clocks, padding."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from selfalign.model import flow
+from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
+from tests.parity.published import difference, prefix_of, seeded_policy
+from tests.parity.seeded import Geometry, Inputs, inputs
+
+GEOMETRY = Geometry()
+LIMIT = 1e-5
+WIDTH = GEOMETRY.language_width
+IMAGE_TOKENS = 3 * GEOMETRY.image_tokens
+
+
+@pytest.fixture(scope="module", params=["pi0", "pi05"])
+def policy(request: pytest.FixtureRequest) -> Policy:
+    return seeded_policy(GEOMETRY, request.param)
+
+
+@pytest.fixture(scope="module")
+def given() -> Inputs:
+    return inputs(GEOMETRY)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def velocity(policy: Policy, prefix: Prefix, given: Inputs) -> Tensor:
+    noise, state = torch.from_numpy(given.noise), torch.from_numpy(given.state)
+    return policy.predict(prefix, state, noise, torch.full((len(noise),), 0.6), policy.base_w())
+
+
+def keys_of(policy: Policy, embedded: Tensor, prefix: Prefix) -> Tensor:
+    """Keys and values that the language stack makes of embedded tokens, [B, L, 2, v, P, e]."""
+    positions = (prefix.mask.cumsum(-1) - 1).clamp_min(0)
+    mask = prefix.mask[:, None].expand(-1, embedded.shape[1], -1)
+    pairs = policy.language.key_values(embedded, positions, mask)
+    return torch.stack([torch.stack(pair, dim=1) for pair in pairs], dim=1)
+
+
+def apart(prefix: Prefix, key_values: Tensor) -> float:
+    rows = zip(prefix.key_values, key_values, prefix.mask, strict=True)
+    return max(difference(a[..., valid, :], b[..., valid, :]) for a, b, valid in rows)
+
+
+def test_words_are_scaled_once_and_images_not_at_all(policy: Policy, given: Inputs) -> None:
+    """LeRobot scaled the words of pi0.5 twice for a while; a norm hides it in the first layer."""
+    prefix, root = prefix_of(policy, given), WIDTH**0.5
+    theirs = load_file(Path(__file__).parent / f"openpi_{policy.config.flavour}.safetensors")
+    embedded = theirs["embedded"]
+    words = policy.embed_tokens(torch.from_numpy(given.tokens)) * root
+    images, _ = policy.vision(torch.from_numpy(given.images).flatten(0, 1))
+    valid = prefix.mask[:, IMAGE_TOKENS:]
+    assert difference(words[valid], embedded[:, IMAGE_TOKENS:][valid]) <= LIMIT
+    assert difference(images.reshape(4, IMAGE_TOKENS, WIDTH), embedded[:, :IMAGE_TOKENS]) <= LIMIT
+
+    assert apart(prefix, keys_of(policy, embedded, prefix)) <= LIMIT
+    for words_by, images_by in ((root, 1.0), (1 / root, 1.0), (1.0, root), (1.0, 1 / root)):
+        wrong = embedded.clone()
+        wrong[:, IMAGE_TOKENS:] *= words_by
+        wrong[:, :IMAGE_TOKENS] *= images_by
+        assert apart(prefix, keys_of(policy, wrong, prefix)) > 0.01
+
+
+def test_a_masked_camera_takes_no_position(policy: Policy, given: Inputs) -> None:
+    rows = [2, 3]  # the first camera is missing in these
+    masked = prefix_of(policy, given).index(torch.tensor(rows))
+    without = prefix_of(
+        policy,
+        Inputs(
+            images=given.images[rows, 1:],
+            image_mask=given.image_mask[rows, 1:],
+            tokens=given.tokens[rows],
+            token_mask=given.token_mask[rows],
+            state=given.state[rows],
+            noise=given.noise[rows],
+            actions=given.actions[rows],
+            time=given.time[rows],
+        ),
+    )
+    assert masked.lengths.tolist() == without.lengths.tolist()
+    for row in range(len(rows)):
+        one, other = (p.key_values[row][..., p.mask[row], :] for p in (masked, without))
+        assert difference(one, other) <= LIMIT
+    chosen = replace(given, noise=given.noise[rows], state=given.state[rows])
+    moved = difference(velocity(policy, masked, chosen), velocity(policy, without, chosen))
+    assert moved <= LIMIT
+
+
+def test_padding_of_a_prompt_changes_nothing(policy: Policy, given: Inputs) -> None:
+    longer = replace(
+        given,
+        tokens=np.pad(given.tokens, ((0, 0), (0, 7)), constant_values=5),
+        token_mask=np.pad(given.token_mask, ((0, 0), (0, 7))),
+    )
+    short, long = prefix_of(policy, given), prefix_of(policy, longer)
+    assert difference(velocity(policy, short, given), velocity(policy, long, given)) <= LIMIT
+
+
+def test_time_is_embedded_in_float64() -> None:
+    """At a period of 4e-3 a time of 1 is an angle of 1571, of which float32 keeps four digits."""
+    times = np.array([1.0, 0.9, 0.3, 0.001], np.float32)
+    ours = flow.time_embedding(torch.from_numpy(times), 64, 4e-3, 4.0).numpy()
+
+    def embedding(dtype: type[np.floating]) -> np.ndarray:
+        period = dtype(4e-3) * dtype(1e3) ** np.linspace(0, 1, 32, dtype=dtype)
+        angle = dtype(2 * np.pi) / period * times.astype(dtype)[:, None]
+        return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+
+    assert ours.dtype == np.float32
+    assert np.abs(ours - embedding(np.float64)).max() <= 1e-7
+    assert np.abs(ours - embedding(np.float32)).max() > 1e-5
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 20])
+def test_the_sampler_takes_every_step_and_ends_at_the_action(steps: int) -> None:
+    """openpi ends its loop at half a step above zero, since its clock may miss zero."""
+    times: list[float] = []
+
+    def predict(x: Tensor, time_B: Tensor) -> Tensor:
+        times.append(float(time_B[0]))
+        return torch.ones_like(x)
+
+    end = flow.sample(predict, torch.zeros(1, 2, 3), steps, "velocity")
+    np.testing.assert_allclose(times, 1 - np.arange(steps) / steps, atol=1e-7)
+    np.testing.assert_allclose(end, -1.0, atol=1e-6)
