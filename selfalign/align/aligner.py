@@ -11,9 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
+from selfalign.align.cached_transitions import CachedTransitions
 from selfalign.align.losses import AlignmentLosses, LossWeights
 from selfalign.model.policy import Policy
 from selfalign.model.weights import FastWeights
+
+Transitions = TransitionBatch | CachedTransitions
 
 
 class AlignmentConfig(LossWeights):
@@ -61,7 +64,7 @@ class Aligner:
         """The state before the first step."""
         return AlignState.start(w)
 
-    def step(self, batch: TransitionBatch, state: AlignState) -> AlignState:
+    def step(self, batch: Transitions, state: AlignState) -> AlignState:
         """One Adam step on W. Neither `batch` nor `state` is changed."""
         gradient, metrics = self.gradient(batch, state.w)
         w, first, second = adam_step(
@@ -69,15 +72,17 @@ class Aligner:
         )
         return replace(state, w=w, first=first, second=second, step=state.step + 1, metrics=metrics)
 
-    def gradient(
-        self, batch: TransitionBatch, w: FastWeights
-    ) -> tuple[FastWeights, dict[str, float]]:
-        """Gradient of the mean loss with respect to W, and the metrics of this batch."""
+    def gradient(self, batch: Transitions, w: FastWeights) -> tuple[FastWeights, dict[str, float]]:
+        """Gradient of the mean loss with respect to W, and the metrics of this batch.
+
+        Of transitions that are still on disk, one micro-batch at a time is in memory.
+        """
         leaf = w.map(lambda tensor: tensor.detach().clone().requires_grad_())
         metrics: dict[str, float] = {}
         gradient = w.map(torch.zeros_like)
         for rows in self._parts(len(batch), w.groups):
-            part = batch if len(rows) == len(batch) else batch.index(rows)
+            chosen = batch if len(rows) == len(batch) else batch.index(rows)
+            part = chosen if isinstance(chosen, TransitionBatch) else chosen.load()
             share = len(rows) / len(batch)
             with torch.enable_grad():
                 report = self.losses(self.policy, part, leaf)

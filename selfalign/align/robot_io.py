@@ -4,7 +4,7 @@ Shape key: B observations, n frames, N cameras, S image side, s state numbers, A
 the model, a action numbers of the robot, H horizon, k stride.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -26,6 +26,9 @@ from selfalign.model.prefix import Prefix
 from selfalign.model.rtc import Guidance, Overlap, continue_chunk
 from selfalign.model.tokenizer import PromptTooLong
 from selfalign.model.weights import FastWeights
+
+# Images [n, H, W, 3] by camera.
+Frames = dict[str, NDArray[np.uint8]]
 
 # Frames encoded at once: bounds memory, costs nothing in speed.
 _FRAMES = 64
@@ -174,13 +177,23 @@ class RobotIO:
             parts.append(self.policy.prefix(images, mask, tokens, token_mask))
         return Prefix.cat(parts)
 
-    def transitions(self, episode: EpisodeSlice, starts: NDArray[np.int64]) -> TransitionBatch:
-        """The transitions that begin at rows `starts` of an episode; each frame is encoded once."""
+    def transitions(
+        self,
+        episode: EpisodeSlice,
+        starts: NDArray[np.int64],
+        *,
+        prefixes: Callable[[NDArray[np.int64], Frames], Prefix] | None = None,
+    ) -> TransitionBatch:
+        """The transitions that begin at rows `starts` of an episode; each frame is encoded once.
+
+        `prefixes` may know the prefixes of some rows already; it gets the rows and their frames.
+        """
         stride = self.policy.config.stride
-        frames = np.unique(np.concatenate([starts, starts + stride]))
-        prefix = self.frame_prefixes({name: x[frames] for name, x in episode.images.items()})
-        now = self._tensor(np.searchsorted(frames, starts))
-        following = self._tensor(np.searchsorted(frames, starts + stride))
+        rows = np.unique(np.concatenate([starts, starts + stride]))
+        frames = {name: x[rows] for name, x in episode.images.items()}
+        prefix = self.frame_prefixes(frames) if prefixes is None else prefixes(rows, frames)
+        now = self._tensor(np.searchsorted(rows, starts))
+        following = self._tensor(np.searchsorted(rows, starts + stride))
         raw = episode.state[starts]
         state = self._tensor(self.numbers.state(raw))
         steps = starts[:, None] + np.arange(stride)

@@ -80,6 +80,16 @@ class Prefix:
         """Valid tokens of each observation [B]: the first rotary position after the prefix."""
         return self.mask.sum(-1)
 
+    def to(self, device: torch.device) -> Self:
+        """This prefix on a device; pinned memory is copied without waiting."""
+        return type(self)(
+            self.key_values.to(device, non_blocking=True),
+            self.mask.to(device, non_blocking=True),
+            self.image_tokens,
+            self.features.to(device, non_blocking=True),
+            self.feature_mask.to(device, non_blocking=True),
+        )
+
     def image_mask(self) -> Tensor:
         """The mask [B, P] without the language tokens."""
         out = self.mask.clone()
