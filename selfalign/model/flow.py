@@ -27,8 +27,8 @@ def sample_time(batch: int, generator: torch.Generator | None, device: torch.dev
 
 
 def interpolate(actions_BHA: Tensor, noise_BHA: Tensor, time_B: Tensor) -> Tensor:
-    """The noisy chunk x_t."""
-    t = time_B[:, None, None]
+    """The noisy chunk x_t, at one time for each chunk [B] or for each action [B, H]."""
+    t = time_B[..., None] if time_B.dim() == 2 else time_B[:, None, None]
     return t * noise_BHA + (1 - t) * actions_BHA
 
 

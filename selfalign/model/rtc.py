@@ -139,21 +139,38 @@ def continue_chunk(
         ModelError: the trained form with a model that was not trained for so long a delay.
     """
     config, guidance = policy.config, guidance or Guidance()
+    trained_B = _trained(policy, overlap, form)
 
     def predict(x_t: Tensor, time: Tensor) -> Tensor:
         return policy.predict(prefix, state_Bs, x_t, time, w)
 
-    if form == "auto":
-        trained = 0 < overlap.longest_delay <= config.trained_delay
-        form = "trained" if trained else "guided"
-    if form == "trained":
-        _check_trained(policy, overlap)
-        return sample_prefixed(predict, noise, config.flow_steps, config.flow_target, overlap)
     ones_B = torch.ones(len(prefix), device=noise.device)
-    network: Network = lambda x_t, time: predict(x_t, ones_B * time)  # noqa: E731
-    if guidance.jacobian == "identity":
+    if trained_B.any():
+        network = prefixed(predict, overlap, trained_B)
+    elif guidance.jacobian == "identity":
         network = policy.denoiser(prefix, state_Bs, w)
-    return sample_guided(network, noise, config.flow_steps, config.flow_target, overlap, guidance)
+    else:
+        network = lambda x_t, time: predict(x_t, ones_B * time)  # noqa: E731
+    return sample_guided(
+        network, noise, config.flow_steps, config.flow_target, overlap, guidance, trained_B
+    )
+
+
+def prefixed(
+    predict: Callable[[Tensor, Tensor], Tensor], overlap: Overlap, trained_B: Tensor
+) -> Network:
+    """The network of the trained form, for those chunks: it always sees frozen actions clean.
+
+    `predict(x_t, time_BH)` gets a time of 0 for each of them.
+    """
+    frozen_BH = overlap.frozen() & trained_B[:, None]
+
+    def network(x_t: Tensor, time: float) -> Tensor:
+        x_t = torch.where(frozen_BH[..., None], overlap.actions_BHA, x_t)
+        time_BH = torch.full(frozen_BH.shape, time, device=x_t.device, dtype=torch.float32)
+        return predict(x_t, time_BH.masked_fill(frozen_BH, 0.0))
+
+    return network
 
 
 def sample_guided(
@@ -163,44 +180,47 @@ def sample_guided(
     target: flow.FlowTarget,
     overlap: Overlap,
     guidance: Guidance,
+    trained_B: Tensor | None = None,
 ) -> Tensor:
     """Euler integration with guidance: [B, H, A].
+
+    Args:
+        network: what is sampled; `prefixed` where a chunk is of the trained form.
+        noise_BHA: where it starts.
+        steps: how many there are.
+        target: what the network predicts.
+        overlap: what is continued.
+        guidance: how strongly.
+        trained_B: chunks of the trained form, which are not guided; None: there are none.
 
     Raises:
         ModelError: called under `inference_mode` with the network's Jacobian.
     """
-    if guidance.jacobian == "network" and torch.is_inference_mode_enabled():
-        raise ModelError("guided chunks take gradients: use torch.no_grad, not inference_mode")
     weights_BHA = (overlap.weights()[..., None] * overlap.known_A).to(noise_BHA.dtype)
+    jacobian = guidance.jacobian
+    if trained_B is not None:
+        weights_BHA = weights_BHA * ~trained_B[:, None, None]
+        # Nothing to guide: no need for gradients.
+        jacobian = "identity" if trained_B.all() else jacobian
+    if jacobian == "network" and torch.is_inference_mode_enabled():
+        raise ModelError("guided chunks take gradients: use torch.no_grad, not inference_mode")
     x = noise_BHA
     for time in flow.times(steps):
         velocity, correction = _corrected(
-            network, x, time, target, overlap.actions_BHA, weights_BHA, guidance.jacobian
+            network, x, time, target, overlap.actions_BHA, weights_BHA, jacobian
         )
         x = x - (velocity - guidance.weight(time, steps) * correction) / steps
     return torch.where(overlap.frozen()[..., None], overlap.actions_BHA, x)
 
 
-def sample_prefixed(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    noise_BHA: Tensor,
-    steps: int,
-    target: flow.FlowTarget,
-    overlap: Overlap,
-) -> Tensor:
-    """Euler integration of what is not frozen: [B, H, A]. `predict(x_t, time_BH)`.
+def training_times(time_B: Tensor, delay_B: Tensor, horizon: int) -> Tensor:
+    """Times [B, H] that teach the trained form: 0 for the frozen start of each chunk.
 
-    Frozen actions are clean at every step and have time 0. `until` plays no part.
+    Give them to `Policy.action_loss`, which then sees the frozen actions clean, and leave out the
+    loss where they are 0. Draw delays from 0 to the `trained_delay` that the config is to say.
     """
-    frozen_BH = overlap.frozen()
-    frozen_BH1 = frozen_BH[..., None]
-    x = torch.where(frozen_BH1, overlap.actions_BHA, noise_BHA)
-    for time in flow.times(steps):
-        time_BH = torch.full(frozen_BH.shape, time, device=x.device, dtype=torch.float32)
-        predicted = predict(x, time_BH.masked_fill(frozen_BH, 0.0))
-        moved = x - flow.to_velocity(predicted, x, time, target) / steps
-        x = torch.where(frozen_BH1, overlap.actions_BHA, moved)
-    return x
+    frozen_BH = torch.arange(horizon, device=delay_B.device) < delay_B[:, None]
+    return time_B[:, None].expand(-1, horizon).masked_fill(frozen_BH, 0.0)
 
 
 def _corrected(
@@ -226,10 +246,14 @@ def _corrected(
     return velocity.detach(), correction
 
 
-def _check_trained(policy: Policy, overlap: Overlap) -> None:
-    trained, config = policy.config.trained_delay, policy.config
-    if overlap.longest_delay > trained:
+def _trained(policy: Policy, overlap: Overlap, form: Form) -> Tensor:
+    """Which chunks take the trained form: bool [B], each chosen for itself."""
+    longest, config = policy.config.trained_delay, policy.config
+    if form == "trained" and overlap.longest_delay > longest:
         raise ModelError(
-            f"model {config.variant!r} was trained for frozen starts of at most {trained} steps "
+            f"model {config.variant!r} was trained for frozen starts of at most {longest} steps "
             f"(trained_delay), not {overlap.longest_delay}; use the guided form"
         )
+    if form == "guided":
+        return torch.zeros_like(overlap.delay_B, dtype=torch.bool)
+    return (overlap.delay_B > 0) & (overlap.delay_B <= longest)

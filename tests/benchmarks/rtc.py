@@ -32,7 +32,7 @@ from server.safety import ActionLimits
 from tests.benchmarks.figure import Figure, percentile, rounded
 from tests.benchmarks.served_model import load_served_policy
 
-ROBOTS = 3
+ROBOTS = 2
 EPISODES = 8
 DELAYS = (1, 2)
 PLAY_STEPS = 130
