@@ -7,9 +7,11 @@ import pytest
 
 from client import (
     Backoff,
+    Continuation,
     ControlLoop,
     Endpoint,
     OperatorClient,
+    RealTimeChunking,
     RobotClient,
     ServerProblem,
 )
@@ -108,13 +110,33 @@ def test_an_episode_runs_to_its_end_and_watches_the_version(
             run_episode(client, robot, 7, execute=None, version=active + 1000)
 
 
+@pytest.mark.parametrize("transport", ["websocket", "http"])
+def test_a_chunk_begins_with_what_it_has_to_continue(
+    endpoint: Endpoint, robot: SimulatedRobot, operator: OperatorClient, transport: str
+) -> None:
+    robot.begin(5)
+    with RobotClient(endpoint, robot=robot.name, transport=transport) as client:  # type: ignore[arg-type]
+        old = client.act(robot.observe(), seed=1).actions
+        robot.apply(old[0])
+        plain = client.act(robot.observe(), seed=2).actions
+        left = Continuation(old[1:], inference_delay=2)
+        new = client.act(robot.observe(), seed=2, continuation=left).actions
+    np.testing.assert_allclose(new[:2], old[1:3], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(plain[:2], old[1:3], atol=1e-4)
+    assert not np.allclose(new[2], plain[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("real_time", [None, RealTimeChunking()])
 def test_the_control_loop_drives_the_simulated_robot(
-    endpoint: Endpoint, robot: SimulatedRobot, operator: OperatorClient
+    endpoint: Endpoint,
+    robot: SimulatedRobot,
+    operator: OperatorClient,
+    real_time: RealTimeChunking | None,
 ) -> None:
     robot.begin(3)
     with (
         RobotClient(endpoint, robot=robot.name) as client,
-        ControlLoop(robot, client, rate_hz=10) as loop,
+        ControlLoop(robot, client, rate_hz=10, real_time=real_time) as loop,
     ):
         loop.run(until=lambda: loop.statistics.replies >= 2 or loop.statistics.ticks >= 200)
         statistics = loop.statistics
