@@ -74,6 +74,7 @@ class RobotIO:
         self.spec = spec
         self.guidance = guidance or Guidance()
         self.device = policy.device
+        self._image_mask = torch.ones(1, len(spec.cameras), dtype=torch.bool, device=self.device)
         self._prompts: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         self.numbers = RobotNumbers(spec, config, policy.processing)
         self.state_normaliser = self.numbers.state_normaliser
@@ -216,7 +217,7 @@ class RobotIO:
     def _images(self, frames: dict[str, NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         size = self.policy.config.vision.image_size
         processing = self.numbers.processing
-        images, mask = encode_frames(
+        images, _ = encode_frames(
             frames,
             self.spec,
             size,
@@ -225,7 +226,7 @@ class RobotIO:
         )
         # Not copied: these were made just now.
         pixels = torch.from_numpy(images).to(self.device)
-        return pixels, self._tensor(mask).expand(len(images), -1)
+        return pixels, self._image_mask.expand(len(images), -1)
 
     def _tokens(
         self, texts: list[str], states: list[NDArray[np.floating]] | None = None
