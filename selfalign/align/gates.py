@@ -2,6 +2,9 @@
 
 A gate never repairs: it says yes or no, with the value and the limit. Every comparison is written
 so that NaN fails.
+
+The held-out losses of the candidate and of the active W are compared transition by transition. A
+difference counts if it is large, as a share, and stands out of the noise, in standard errors.
 """
 
 import math
@@ -15,7 +18,9 @@ from torch import Tensor
 
 from selfalign.model.weights import FastWeights
 
-_TOTAL = "alignment/total"
+# Transitions in a row that count as one measurement: half a second of play at 10 Hz.
+_STRETCH = 5
+_FEWEST_STRETCHES = 4
 
 
 @final
@@ -27,8 +32,17 @@ class GateConfig(BaseModel):
     min_improvement: float = Field(
         0.02, ge=0, lt=1, description="Share by which the held-out total must fall"
     )
+    min_improvement_errors: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="And by so many standard errors of its change"
+    )
     max_single_increase: float = Field(
-        0.10, ge=0, allow_inf_nan=False, description="Share by which one loss may rise"
+        0.50, ge=0, allow_inf_nan=False, description="Share by which one loss may rise"
+    )
+    max_increase_errors: float = Field(
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Any loss may rise by so many standard errors of its change: this is noise",
     )
     max_small_increase: float = Field(
         0.01,
@@ -94,8 +108,8 @@ class Losses(Protocol):
     """What the gates read of a report of the alignment losses."""
 
     @property
-    def metrics(self) -> Mapping[str, float]:
-        """Losses by name: `alignment/total` and each single one."""
+    def by_transition(self) -> Mapping[str, Tensor]:
+        """Losses [B] by name: `total` and each single one, of transitions in order of time."""
 
 
 PrefixT = TypeVar("PrefixT")
@@ -139,7 +153,7 @@ def run_gates(  # noqa: PLR0913 - named, each a different thing to look at
     Args:
         policy: the frozen model.
         losses: the alignment losses.
-        held_out: transitions that alignment did not see.
+        held_out: transitions that alignment did not see, in order of time.
         active: the W that acts now.
         candidate: the W to judge.
         base: W0, as pretraining left it.
@@ -154,8 +168,8 @@ def run_gates(  # noqa: PLR0913 - named, each a different thing to look at
     if len(held_out) == 0:
         checks.append(_no_held_out())
     else:
-        before = losses(policy, held_out, active).metrics
-        after = losses(policy, held_out, candidate).metrics
+        before = losses(policy, held_out, active).by_transition
+        after = losses(policy, held_out, candidate).by_transition
         checks += _check_losses(before, after, config)
     if anchors is not None:
         checks += _check_actions(policy, anchors, active, candidate, config, action_mask)
@@ -191,21 +205,48 @@ def _no_held_out() -> GateCheck:
 
 
 def _check_losses(
-    before: Mapping[str, float], after: Mapping[str, float], config: GateConfig
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], config: GateConfig
 ) -> list[GateCheck]:
-    limit = before[_TOTAL] * (1.0 - config.min_improvement)
-    total = after[_TOTAL]
-    message = (
-        f"held-out total is {total:.4g}, expected at most {limit:.4g} (now {before[_TOTAL]:.4g})"
-    )
-    checks = [GateCheck("held_out_total", total <= limit, total, limit, message)]
-    for name in sorted(before.keys() - {_TOTAL} - set(config.exempt_losses)):
-        rise = max(before[name] * config.max_single_increase, config.max_small_increase)
-        limit = before[name] + rise
-        value = after.get(name, math.nan)
-        message = f"held-out {name} is {value:.4g}, expected at most {limit:.4g}"
-        checks.append(GateCheck(name, value <= limit, value, limit, message))
+    checks = [_check_total(before["total"], after["total"], config)]
+    names = {f"alignment/{name}": name for name in before.keys() - {"total"}}
+    for public in sorted(names.keys() - set(config.exempt_losses)):
+        old = before[names[public]]
+        new = after.get(names[public], torch.full_like(old, math.nan))
+        checks.append(_check_single(public, old, new, config))
     return checks
+
+
+def _check_total(before: Tensor, after: Tensor, config: GateConfig) -> GateCheck:
+    old, new, error = float(before.mean()), float(after.mean()), _standard_error(after - before)
+    wanted = max(config.min_improvement * old, config.min_improvement_errors * error)
+    limit = old - wanted
+    passed = new <= limit
+    message = (
+        f"{'better' if passed else 'no better'} than the active W: held-out total is {new:.4g}, "
+        f"now {old:.4g}; expected at most {limit:.4g}, a fall by {config.min_improvement:.0%} "
+        f"and by {config.min_improvement_errors:g} standard errors of {error:.2g}"
+    )
+    return GateCheck("held_out_total", passed, new, limit, message)
+
+
+def _check_single(name: str, before: Tensor, after: Tensor, config: GateConfig) -> GateCheck:
+    old, new, error = float(before.mean()), float(after.mean()), _standard_error(after - before)
+    noise = max(config.max_small_increase, config.max_increase_errors * error)
+    limit = old + max(config.max_single_increase * old, noise)
+    message = f"held-out {name} is {new:.4g} (now {old:.4g}), expected at most {limit:.4g}"
+    return GateCheck(name, new <= limit, new, limit, message)
+
+
+def _standard_error(differences: Tensor) -> float:
+    """Of the mean of paired differences [B] in order of time; infinite if it cannot be told.
+
+    Neighbours in time are alike, so the means of stretches count as the independent measurements.
+    """
+    count = min(len(differences), max(len(differences) // _STRETCH, _FEWEST_STRETCHES))
+    if count < 2:
+        return math.inf
+    means = torch.stack([part.double().mean() for part in differences.tensor_split(count)])
+    return float(means.std()) / math.sqrt(count)
 
 
 def _check_actions(

@@ -37,11 +37,13 @@ class LossWeights(BaseModel):
 class LossReport:
     """`total` carries the gradient: [] or, with a batch of W, the sum over its G members.
 
-    `by_group` holds the detached loss of each name for each group, [G] (G = 1 for a single W).
+    `by_group` holds the detached loss of each name for each group, [G] (G = 1 for a single W),
+    `by_transition` that of each transition [B]; both have `total`, too.
     """
 
     total: Tensor
     by_group: dict[str, Tensor]
+    by_transition: dict[str, Tensor]
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -64,9 +66,17 @@ class AlignmentLosses:
         losses = per_transition(policy, batch, prediction)
         groups = w.groups or 1
         by_group = {name: loss.unflatten(0, (groups, -1)).mean(1) for name, loss in losses.items()}
-        total = torch.stack([self.weights.of(name) * by_group[name] for name in NAMES]).sum(0)
+        total = self._weighted(by_group)
         detached = {name: value.detach() for name, value in by_group.items()}
-        return LossReport(total.sum(), detached | {"total": total.detach()})
+        single = {name: loss.detach() for name, loss in losses.items()}
+        return LossReport(
+            total.sum(),
+            detached | {"total": total.detach()},
+            single | {"total": self._weighted(single)},
+        )
+
+    def _weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.weights.of(name) * losses[name] for name in NAMES]).sum(0)
 
 
 def per_transition(

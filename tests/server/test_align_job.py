@@ -59,7 +59,9 @@ class Run:
             "out": self.out / "candidate.safetensors",
             "config": AlignmentConfig(batch_size=8),
             # The dummy model is untrained: judge the path, not the result.
-            "gates": GateConfig(min_improvement=0, max_single_increase=1e6),
+            "gates": GateConfig(
+                min_improvement=0, min_improvement_errors=0, max_single_increase=1e6
+            ),
             "seed": 1,
         }
         return AlignJob(**{**given, **changes})

@@ -18,22 +18,29 @@ def make_w(value: float, *, dim: int = 4) -> FastWeights:
 
 
 BASE, ACTIVE, CANDIDATE = make_w(0.02), make_w(0.03), make_w(0.04)
-LOSSES = {"alignment/total": 3.0, "alignment/dynamics": 1.0, "alignment/perception": 2.0}
+LOSSES = {"total": 3.0, "dynamics": 1.0, "perception": 2.0}
+HELD_OUT = range(40)
 
 
 def scaled(factor, **changes):
-    return {name: value * factor for name, value in LOSSES.items()} | {
-        f"alignment/{name}": value for name, value in changes.items()
-    }
+    return {name: value * factor for name, value in LOSSES.items()} | changes
+
+
+def wavy(mean, size):
+    """40 numbers of that mean that differ by `size`: rows of five alike, as neighbours are."""
+    return mean + size * torch.tensor([-1.0, 1.0]).repeat_interleave(5).repeat(4)
 
 
 @dataclass
 class Report:
-    metrics: dict
+    by_transition: dict
 
 
 class FakeLosses:
-    """Answers with one set of metrics for the active W and another for the candidate."""
+    """Answers with one set of losses for the active W and another for the candidate.
+
+    A single number is the loss of every transition.
+    """
 
     def __init__(self, before, after):
         self.answers = {0.03: before, 0.04: after}
@@ -42,7 +49,9 @@ class FakeLosses:
     def __call__(self, policy, batch, w):
         assert not torch.is_grad_enabled()
         self.batches.append(batch)
-        return Report(self.answers[round(float(w.W1[0, 0, 0, 0]), 4)])
+        losses = self.answers[round(float(w.W1[0, 0, 0, 0]), 4)]
+        one = torch.ones(len(batch))
+        return Report({name: torch.as_tensor(loss) * one for name, loss in losses.items()})
 
 
 class FakePolicy:
@@ -66,7 +75,7 @@ ANCHORS = ("prefix", torch.zeros(6, 8))
 def judge(*, before=LOSSES, after=None, policy=None, config=None, **changes):
     losses = FakeLosses(before, scaled(0.5) if after is None else after)
     options = {
-        "held_out": [1, 2, 3],
+        "held_out": HELD_OUT,
         "active": ACTIVE,
         "candidate": CANDIDATE,
         "base": BASE,
@@ -102,23 +111,57 @@ def test_total_must_fall_by_the_margin(factor, passes):
 
 
 def test_no_margin_lets_an_equal_w_pass():
-    assert judge(after=LOSSES, config=GateConfig(min_improvement=0)).passed
+    config = GateConfig(min_improvement=0, min_improvement_errors=0)
+    assert judge(after=LOSSES, config=config).passed
+
+
+def test_an_equal_w_is_refused_in_words_that_say_so():
+    (reason,) = judge(after=LOSSES).reasons
+    assert reason.startswith("no better than the active W: held-out total is 3, now 3;")
+
+
+# Eight stretches at +-size about the mean: its standard error is size * sqrt(8 / 7) / sqrt(8).
+@pytest.mark.parametrize(("size", "passes"), [(0.7, True), (0.9, False)])
+def test_total_must_fall_by_more_than_the_noise(size, passes):
+    report = judge(after=scaled(0.5, total=wavy(2.7, size)))
+    assert failed(report) == ([] if passes else ["held_out_total"])
+
+
+def test_play_that_is_harder_in_places_is_no_noise():
+    before, after = LOSSES | {"total": wavy(3.0, 2.5)}, scaled(0.5, total=wavy(2.7, 2.5))
+    assert judge(before=before, after=after).passed
+
+
+def test_neighbours_in_time_count_as_one_measurement():
+    alternating = 2.7 + 0.9 * torch.tensor([-1.0, 1.0]).repeat(20)
+    assert judge(after=scaled(0.5, total=alternating)).passed
+    assert not judge(after=scaled(0.5, total=wavy(2.7, 0.9))).passed
+
+
+def test_one_held_out_transition_proves_nothing():
+    assert failed(judge(held_out=range(1))) == ["held_out_total"]
 
 
 def test_one_loss_that_rises_fails_although_the_total_falls():
-    report = judge(after=scaled(0.5, dynamics=1.2))
+    report = judge(after=scaled(0.5, dynamics=1.6))
     assert failed(report) == ["alignment/dynamics"]
-    assert "1.2" in report.reasons[0]
-    assert "1.1" in report.reasons[0]
+    assert "1.6" in report.reasons[0]
+    assert "1.5" in report.reasons[0]
 
 
-def test_small_rise_of_one_loss_passes():
-    assert judge(after=scaled(0.5, dynamics=1.09)).passed
+def test_moderate_rise_of_one_loss_passes():
+    assert judge(after=scaled(0.5, dynamics=1.4)).passed
+
+
+@pytest.mark.parametrize(("size", "passes"), [(0.6, False), (1.0, True)])
+def test_rise_of_one_loss_within_its_noise_passes(size, passes):
+    report = judge(after=scaled(0.5, dynamics=wavy(1.6, size)))
+    assert failed(report) == ([] if passes else ["alignment/dynamics"])
 
 
 @pytest.mark.parametrize(("perception", "passes"), [(0.017, True), (0.019, False)])
 def test_rise_of_a_loss_near_zero_is_noise(perception, passes):
-    before = LOSSES | {"alignment/perception": 0.008}
+    before = LOSSES | {"perception": 0.008}
     report = judge(before=before, after=scaled(0.5, perception=perception))
     assert failed(report) == ([] if passes else ["alignment/perception"])
 
@@ -136,7 +179,7 @@ def test_loss_that_is_not_finite_fails(name, value):
 
 def test_loss_that_is_missing_fails():
     after = scaled(0.5)
-    del after["alignment/perception"]
+    del after["perception"]
     assert failed(judge(after=after)) == ["alignment/perception"]
 
 
@@ -179,7 +222,7 @@ def test_base_of_zero_allows_no_move_but_none():
     report = run_gates(
         FakePolicy(),
         losses,
-        held_out=[1],
+        held_out=HELD_OUT,
         active=ACTIVE,
         candidate=zero,
         base=zero,
@@ -196,7 +239,7 @@ def test_w_whose_square_overflows_is_measured_not_nan():
     report = run_gates(
         FakePolicy(),
         losses,
-        held_out=[1],
+        held_out=HELD_OUT,
         active=ACTIVE,
         candidate=make_w(1e30),
         base=BASE,
@@ -265,7 +308,9 @@ def test_gates_do_not_change_any_w():
         {"min_improvement": -0.1},
         {"min_improvement": 1.0},
         {"min_improvement": math.nan},
+        {"min_improvement_errors": math.nan},
         {"max_single_increase": math.nan},
+        {"max_increase_errors": math.inf},
         {"max_small_increase": math.inf},
         {"max_relative_delta": 0},
         {"max_relative_delta": math.nan},
