@@ -3,10 +3,14 @@
 openpi's names are the reference; what each is called here is `our_name`.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from selfalign.model.config import ModelConfig, StackConfig, TTTConfig, VisionConfig
+from selfalign.model.folded_path import FoldedPath
+from selfalign.model.plain_path import PlainPath
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
 from tests.parity.seeded import Geometry, Inputs, weight
@@ -92,12 +96,45 @@ def small_config(geometry: Geometry, flavour: str) -> ModelConfig:
 
 def prefix_of(policy: Policy, given: Inputs) -> Prefix:
     """Our prefix of the seeded observations."""
-    return policy.prefix(
+    return policy.prefix(*prefix_arguments(given))
+
+
+def prefix_arguments(given: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and prompts as a policy takes them."""
+    return (
         torch.from_numpy(given.images),
         torch.from_numpy(given.image_mask),
         torch.from_numpy(given.tokens),
         torch.from_numpy(given.token_mask),
     )
+
+
+class Way:
+    """One of our three ways to compute the same: stock modules, any size fast, small and folded."""
+
+    def __init__(self, policy: Policy, name: str) -> None:
+        self.policy = policy
+        paths = {"plain": PlainPath, "folded": FoldedPath}
+        self._path = paths[name](policy) if name in paths else None
+
+    def prefix(self, given: Inputs) -> Prefix:
+        """The prefix of the seeded observations."""
+        arguments = prefix_arguments(given)
+        if self._path is not None:
+            return self._path.prefix(*arguments)
+        # Asking for a gradient keeps the policy from its fast paths.
+        with torch.enable_grad():
+            found = self.policy.prefix(arguments[0].requires_grad_(), *arguments[1:])
+        return replace(
+            found, key_values=found.key_values.detach(), features=found.features.detach()
+        )
+
+    def velocity(self, prefix: Prefix, state: Tensor, x_t: Tensor, time: float) -> Tensor:
+        """The velocity at one time for the whole batch."""
+        if self._path is not None:
+            return self._path.denoiser(prefix, state, self.policy.base_w())(x_t, time)
+        clock = torch.full((len(x_t),), time)
+        return self.policy.predict(prefix, state, x_t, clock, self.policy.base_w())
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

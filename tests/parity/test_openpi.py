@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
-from tests.parity.published import difference, prefix_of, seeded_policy
+from tests.parity.published import Way, difference, seeded_policy
 from tests.parity.seeded import Geometry, Inputs, inputs
 
 GEOMETRY = Geometry()
@@ -23,20 +23,21 @@ LIMIT = 1e-5
 
 
 class Pair:
-    """Our policy and openpi's results of one flavour."""
+    """Our policy, run in one of its ways, and openpi's results of one flavour."""
 
-    def __init__(self, flavour: str) -> None:
+    def __init__(self, flavour: str, way: str) -> None:
         self.ours: Policy = seeded_policy(GEOMETRY, flavour)
+        self.way = Way(self.ours, way)
         self.theirs = load_file(Path(__file__).parent / f"openpi_{flavour}.safetensors")
         self.given: Inputs = inputs(GEOMETRY)
         self.state = torch.from_numpy(self.given.state)
         self.noise = torch.from_numpy(self.given.noise)
         with torch.no_grad():
-            self.prefix: Prefix = prefix_of(self.ours, self.given)
+            self.prefix: Prefix = self.way.prefix(self.given)
 
-    def velocity(self, time: float) -> Tensor:
-        times = torch.full((len(self.noise),), time)
-        return self.ours.predict(self.prefix, self.state, self.noise, times, self.ours.base_w())
+    def velocity(self, time: float, x_t: Tensor | None = None) -> Tensor:
+        x_t = self.noise if x_t is None else x_t
+        return self.way.velocity(self.prefix, self.state, x_t, time)
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +46,19 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["pi0", "pi05"])
+# Only small models of pi0 are folded.
+WAYS = [
+    ("pi0", "modules"),
+    ("pi0", "plain"),
+    ("pi0", "folded"),
+    ("pi05", "modules"),
+    ("pi05", "plain"),
+]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids="-".join)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    return Pair(request.param)
+    return Pair(*request.param)
 
 
 def test_valid_tokens_are_the_same(pair: Pair) -> None:
@@ -80,8 +91,7 @@ def test_chunk_of_ten_steps_is_equal(pair: Pair) -> None:
     times, x = openpi_times(), pair.noise
     assert len(times) == pair.ours.config.flow_steps == 10
     for time in times:
-        clock = torch.full((len(x),), time)
-        x = x - 0.1 * pair.ours.predict(pair.prefix, pair.state, x, clock, pair.ours.base_w())
+        x = x - 0.1 * pair.velocity(time, x)
     assert difference(x, pair.theirs["chunk"]) <= LIMIT
 
 
@@ -115,6 +125,5 @@ def test_the_results_are_no_trivial_ones(pair: Pair) -> None:
     assert chunk.std() > 0.1
     assert difference(pair.velocity(1.0), pair.velocity(0.7)) > 0.01
     other = pair.prefix.index(torch.tensor([1, 0, 3, 2]))
-    times = torch.ones(len(pair.noise))
-    moved = pair.ours.predict(other, pair.state, pair.noise, times, pair.ours.base_w())
+    moved = pair.way.velocity(other, pair.state, pair.noise, 1.0)
     assert difference(moved, pair.velocity(1.0)) > 0.01
