@@ -50,8 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _command(commands, "pretrain", _pretrain, "train a model from nothing (stage 1)")
+    run = _command(commands, "pretrain", _pretrain, "train a model (stage 1)")
     _add_run_options(run)
+    _add_start_options(run)
     record = _command(commands, "record", _record, "only record the motion that stage 1 trains on")
     _add_run_options(record)
     evaluate = _command(
@@ -95,6 +96,18 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR",
         help="where everything goes; a run that was stopped goes on from what is there",
+    )
+
+
+def _add_start_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--init", metavar="DIR|ID", help="start from this model's weights, with its vision frozen"
+    )
+    command.add_argument(
+        "--data", metavar="DIR|ID", help="a LeRobotDataset to train on instead of simulated play"
+    )
+    command.add_argument(
+        "--spec", metavar="FILE", help="with --data: robot spec with limits and units (.yaml)"
     )
 
 
@@ -154,7 +167,7 @@ def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.toml")}
 
 
-def _load_config(name: str) -> "PretrainConfig":
+def _load_config(name: str, **start: object) -> "PretrainConfig":
     from selfalign.pretrain.config import PretrainConfig
 
     path = Path(name)
@@ -163,11 +176,17 @@ def _load_config(name: str) -> "PretrainConfig":
             known = ", ".join(sorted(_shipped()))
             raise ModelError(f"no configuration is named {name!r}; give a file or one of: {known}")
         path = _shipped()[name]
-    return PretrainConfig.load(path)
+    return PretrainConfig.load(path, **start)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    config = _load_config(arguments.config)
+    start = {name: getattr(arguments, name) for name in ("init", "data", "spec")}
+    start = {name: value for name, value in start.items() if value is not None}
+    if arguments.init:
+        from selfalign.pretrain.start import model_config_of
+
+        start["model"] = model_config_of(arguments.init)
+    config = _load_config(arguments.config, **start)
     from selfalign.pretrain.trainer import pretrain
 
     print(f"model written to {pretrain(config, arguments.directory)}")

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -88,6 +88,10 @@ class PretrainConfig(_Frozen):
 
     name: str
     model: ModelConfig
+    init: str | None = Field(None, description="Model that training starts from: directory or id")
+    init_sha256: str | None = Field(None, description="Identity of that model; the run fills it in")
+    data: str | None = Field(None, description="LeRobotDataset instead of the simulator's play")
+    spec: str | None = Field(None, description="Robot spec of the dataset; derived where unset")
     record: RecordConfig = RecordConfig()
     prefix: PrefixConfig = PrefixConfig()
     stage1: Stage1Config = Stage1Config()
@@ -97,11 +101,23 @@ class PretrainConfig(_Frozen):
     evaluate_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
 
+    @model_validator(mode="after")
+    def _data_has_a_trained_prefix(self) -> Self:
+        if self.data and not self.init:
+            raise ValueError("data needs init: a dataset has no key points to train vision on")
+        return self
+
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a TOML file; `model = "tiny"` names a geometry. Raises ModelError with the field."""
+    def load(cls, path: Path, **start: Any) -> Self:
+        """Read a TOML file; `model = "tiny"` names a geometry. Raises ModelError with the field.
+
+        What `start` says of init, data and spec is added, and of model where the file has none.
+        """
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = {"model": start.pop("model", None), **data, **start}
+            if data["model"] is None:
+                del data["model"]
             named = {"tiny": tiny_config, "dummy": dummy_config}
             if isinstance(data.get("model"), str) and data["model"] in named:
                 data["model"] = named[data["model"]]().model_dump()

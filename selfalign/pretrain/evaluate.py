@@ -13,8 +13,7 @@ from selfalign.align.aligner import Aligner
 from selfalign.model.policy import Policy
 from selfalign.model.weights import FastWeights
 from selfalign.pretrain.config import Stage1Config
-from selfalign.pretrain.embodiments import Embodiment
-from selfalign.pretrain.stage1 import Stage1Data
+from selfalign.pretrain.stage1 import E, TrainingData
 
 _CHUNKS = 32
 
@@ -31,17 +30,10 @@ class HeldOutError:
     action_error: float
 
 
-def held_out_embodiments(data: Stage1Data, family: str, count: int, seed: int) -> list[Embodiment]:
-    """Unseen cameras with unseen spaces of one family; always the same for a seed."""
-    rng = np.random.default_rng((seed, 77))
-    groups = [data.held_out_groups[i % len(data.held_out_groups)] for i in range(count)]
-    return [data.embodiment(group, rng, {family: 1.0}) for group in groups]
-
-
 def adaptation_curve(
     policy: Policy,
-    data: Stage1Data,
-    embodiments: list[Embodiment],
+    data: TrainingData[E],
+    embodiments: list[E],
     config: Stage1Config,
     checkpoints: tuple[int, ...] = (0, 10, 50),
 ) -> list[HeldOutError]:
@@ -61,8 +53,8 @@ def adaptation_curve(
 @torch.no_grad()
 def _measure(
     policy: Policy,
-    data: Stage1Data,
-    embodiments: list[Embodiment],
+    data: TrainingData[E],
+    embodiments: list[E],
     w: FastWeights,
     aligner: Aligner,
     step: int,

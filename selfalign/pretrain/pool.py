@@ -7,7 +7,7 @@ Shape key: G slots, n slots of one iteration.
 """
 
 import json
-from typing import Protocol, final
+from typing import Generic, Protocol, TypeVar, final
 
 import numpy as np
 import torch
@@ -16,23 +16,29 @@ from torch import Tensor
 from selfalign.align.aligner import adam_step
 from selfalign.model.weights import FastWeights
 from selfalign.pretrain.config import Stage1Config
-from selfalign.pretrain.embodiments import Embodiment
+
+E = TypeVar("E")
+DrawnE_co = TypeVar("DrawnE_co", covariant=True)
 
 
-class DrawEmbodiment(Protocol):
+class DrawEmbodiment(Protocol[DrawnE_co]):
     """Draws an embodiment from a seed; `canonical` is the share of canonical ones at this time."""
 
-    def __call__(self, seed: int, group_seed: int, canonical: float) -> Embodiment:
+    def __call__(self, seed: int, group_seed: int, canonical: float) -> DrawnE_co:
         """The embodiment of two seeds, its group's and its own; equal arguments, equal result."""
         ...
 
 
 @final
-class Pool:
+class Pool(Generic[E]):
     """All slots. Everything random comes from the generator and the seeds that it draws."""
 
     def __init__(
-        self, config: Stage1Config, w0: FastWeights, draw: DrawEmbodiment, rng: np.random.Generator
+        self,
+        config: Stage1Config,
+        w0: FastWeights,
+        draw: DrawEmbodiment[E],
+        rng: np.random.Generator,
     ) -> None:
         self.config = config
         self._draw = draw
@@ -45,7 +51,7 @@ class Pool:
         self.seeds = torch.zeros(config.slots, dtype=torch.int64)
         self.group_seeds = torch.zeros(config.slots, dtype=torch.int64)
         self.canonical = torch.full((config.slots,), config.canonical_start, dtype=torch.float64)
-        self.embodiments = [
+        self.embodiments: list[E] = [
             self._renew(slot, config.canonical_start) for slot in range(config.slots)
         ]
 
@@ -71,7 +77,7 @@ class Pool:
             if self.age[slot] >= self.lifetime[slot]:
                 self.embodiments[slot] = self._renew(slot, canonical)
 
-    def _renew(self, slot: int, canonical: float) -> Embodiment:
+    def _renew(self, slot: int, canonical: float) -> E:
         self.seeds[slot] = int(self._rng.integers(2**62))
         self.group_seeds[slot] = self._group_seed()
         self.canonical[slot] = canonical

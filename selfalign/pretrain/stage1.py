@@ -11,7 +11,7 @@ numbers, k stride.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, Protocol, TypeVar, final
 
 import numpy as np
 import torch
@@ -40,6 +40,32 @@ from selfalign.pretrain.hindsight import LabelledPlay
 
 Part = Literal["support", "query"]
 PARTS: tuple[Part, Part] = ("support", "query")
+E = TypeVar("E")
+
+
+class TrainingData(Protocol[E]):
+    """What stage 1 asks of its data; E is what the data call an embodiment."""
+
+    def draw(self, seed: int, group_seed: int, canonical: float, config: Stage1Config) -> E:
+        """See `Stage1Data`."""
+
+    def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[E]]:
+        """See `Stage1Data`."""
+
+    def transitions(
+        self, embodiments: list[E], rng: np.random.Generator, count: int, part: Part
+    ) -> TransitionBatch:
+        """See `Stage1Data`."""
+
+    def demonstrations(
+        self, embodiments: list[E], rng: np.random.Generator, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """See `Stage1Data`."""
+
+    def policy_frames(
+        self, embodiments: list[E], rng: np.random.Generator, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """See `Stage1Data`."""
 
 
 @final
@@ -82,6 +108,15 @@ class Stage1Data:
         group = self.train_groups[group_seed % len(self.train_groups)]
         families = config.canonical_families if rng.random() < canonical else config.families
         return self.embodiment(group, rng, families, swap=bool(rng.random() < 0.5))
+
+    def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[Embodiment]]:
+        """Unseen cameras with unseen spaces, by family; always the same for a seed."""
+        groups = [self.held_out_groups[i % len(self.held_out_groups)] for i in range(count)]
+        out = {}
+        for family in ("tool_canonical", *config.families):
+            rng = np.random.default_rng((seed, 77))
+            out[family] = [self.embodiment(group, rng, {family: 1.0}) for group in groups]
+        return out
 
     def embodiment(
         self,
@@ -203,8 +238,8 @@ class IterationLosses:
 def outer_and_inner(
     policy: Policy,
     losses: AlignmentLosses,
-    data: Stage1Data,
-    embodiments: list[Embodiment],
+    data: TrainingData[E],
+    embodiments: list[E],
     delta: FastWeights,
     config: Stage1Config,
     rng: np.random.Generator,
@@ -243,8 +278,8 @@ def compiled(policy: Policy, *, enabled: bool) -> Iterator[None]:
 
 def action_loss(
     policy: Policy,
-    data: Stage1Data,
-    embodiments: list[Embodiment],
+    data: TrainingData[E],
+    embodiments: list[E],
     w: FastWeights,
     config: Stage1Config,
     rng: np.random.Generator,

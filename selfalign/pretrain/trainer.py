@@ -4,7 +4,7 @@ Every part is skipped when its result is there, and goes on where it was stopped
 """
 
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,14 +16,22 @@ from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
-from selfalign.pretrain.evaluate import adaptation_curve, held_out_embodiments
+from selfalign.pretrain.dataset import open_dataset
+from selfalign.pretrain.evaluate import adaptation_curve
 from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
 from selfalign.pretrain.pool import Pool
 from selfalign.pretrain.prefix import train_prefix
 from selfalign.pretrain.progress import Journal, load_state, save_state
 from selfalign.pretrain.record import record_missing
 from selfalign.pretrain.schedule import one_cycle
-from selfalign.pretrain.stage1 import Stage1Data, canonical_share, compiled, outer_and_inner
+from selfalign.pretrain.stage1 import (
+    Stage1Data,
+    TrainingData,
+    canonical_share,
+    compiled,
+    outer_and_inner,
+)
+from selfalign.pretrain.start import policy_of, recorded
 
 _FROZEN = ("vision.", "embed_tokens.", "language.")
 _EVALUATED = 8
@@ -33,11 +41,14 @@ def pretrain(config: PretrainConfig, run: Path) -> Path:
     """Do what is still missing of a run and return the directory of the finished model."""
     run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
-    (run / "config.json").write_text(config.model_dump_json(indent=2), encoding="utf-8")
+    config = recorded(config, run)
+    if config.data is not None:
+        policy = policy_of(config)
+        train_stage1(config, run, policy, open_dataset(config, run, policy))
+        return run / "model"
     record_missing(config.record, run)
-    policy = prefix_policy(config, run)
-    data = open_data(config, run, policy)
-    train_stage1(config, run, policy, data)
+    policy = prefix_policy(config, run) if config.init is None else policy_of(config)
+    train_stage1(config, run, policy, open_data(config, run, policy))
     return run / "model"
 
 
@@ -80,7 +91,9 @@ def open_labelled(
 class InnerLoop:
     """Trunk, optimiser and pool of the persistent inner loop, and one iteration of it."""
 
-    def __init__(self, config: Stage1Config, seed: int, policy: Policy, data: Stage1Data) -> None:
+    def __init__(
+        self, config: Stage1Config, seed: int, policy: Policy, data: TrainingData[Any]
+    ) -> None:
         policy.use_eager_attention(True)
         self.config = config
         self.policy = policy
@@ -88,7 +101,7 @@ class InnerLoop:
         self.optimiser = torch.optim.AdamW(
             self.trunk.values(), config.learning_rate, weight_decay=config.weight_decay
         )
-        self.pool = Pool(
+        self.pool = Pool[Any](
             config,
             policy.base_w(),
             lambda seed, group_seed, canonical: data.draw(seed, group_seed, canonical, config),
@@ -137,7 +150,9 @@ def trunk_of(policy: Policy) -> nn.ParameterDict:
     )
 
 
-def train_stage1(config: PretrainConfig, run: Path, policy: Policy, data: Stage1Data) -> None:
+def train_stage1(
+    config: PretrainConfig, run: Path, policy: Policy, data: TrainingData[Any]
+) -> None:
     """The inner loop; writes `run/model` at every checkpoint and at the end."""
     total = config.stage1.iterations
     loop = InnerLoop(config.stage1, config.seed, policy, data)
@@ -153,11 +168,15 @@ def train_stage1(config: PretrainConfig, run: Path, policy: Policy, data: Stage1
 
 
 def evaluate(
-    config: PretrainConfig, policy: Policy, data: Stage1Data, journal: Journal, iteration: int
+    config: PretrainConfig,
+    policy: Policy,
+    data: TrainingData[Any],
+    journal: Journal,
+    iteration: int,
 ) -> None:
     """Log the adaptation curve on held-out embodiments of every family."""
-    for family in ("tool_canonical", *config.stage1.families):
-        embodiments = held_out_embodiments(data, family, _EVALUATED, config.seed)
+    held_out = data.held_out(config.stage1, _EVALUATED, config.seed)
+    for family, embodiments in held_out.items():
         for point in adaptation_curve(policy, data, embodiments, config.stage1):
             at = f"held_out/{family}/{point.steps}"
             metrics = {f"{at}/{k.split('/')[-1]}": v for k, v in point.metrics.items()}

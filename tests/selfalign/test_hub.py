@@ -87,7 +87,7 @@ def test_dataset_is_asked_for_as_such() -> None:
     assert hub.patterns == ["meta/*", "data/*", "videos/*"]
 
 
-@pytest.mark.parametrize("text", ["/no/such/dir", "runs", "a/b/c", "./org/name", "org/", "o/n@"])
+@pytest.mark.parametrize("text", ["/no/such/dir", "nowhere", "a/b/c", "./org/name", "org/", "o/n@"])
 def test_path_that_does_not_exist_and_is_no_id_is_refused(text: str) -> None:
     hub = Hub("/snapshot")
     assert not is_hub_id(text)

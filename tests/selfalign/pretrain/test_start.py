@@ -1,0 +1,32 @@
+"""A run on simulated play that starts from a model directory."""
+
+from pathlib import Path
+
+import torch
+
+from selfalign.model.checkpoint import load_policy, save_policy
+from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.trainer import pretrain
+from tests.fakes.models import random_policy
+
+
+def test_run_takes_vision_and_prefix_of_the_model_and_trains_none(
+    run_dir: Path, config: PretrainConfig, tmp_path: Path
+) -> None:
+    fields = {name: getattr(config.model, name) for name in type(config.model).model_fields}
+    policy = random_policy(**{k: v for k, v in fields.items() if k not in ("flavour", "ttt")})
+    save_policy(policy, tmp_path / "init")
+    start = config.model_copy(update={"init": str(tmp_path / "init"), "model": policy.config})
+
+    model = pretrain(start, run_dir)
+
+    assert not (run_dir / "prefix").exists(), "a prefix was trained"
+    before, after = policy.state_dict(), load_policy(model).state_dict()
+    for name, tensor in after.items():
+        if name.startswith(("vision.", "language.", "embed_tokens.")):
+            assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(before["w0_W1"], after["w0_W1"])
+    # Adam moves no weight further than the learning rate in a step: it began where the model was.
+    moved = (after["action_in_proj.weight"] - before["action_in_proj.weight"]).abs().max()
+    most = config.stage1.iterations * config.stage1.learning_rate * 1.1
+    assert 0 < float(moved) <= most
