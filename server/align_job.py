@@ -18,36 +18,25 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfalign.align.aligner import Aligner, AlignmentConfig
-from selfalign.align.batch import TransitionBatch
 from selfalign.align.gates import GateConfig, GateReport, run_gates
-from selfalign.align.holdout import split_held_out
 from selfalign.align.losses import NAMES
-from selfalign.align.robot_io import RobotIO
 from selfalign.align.snapshot import SnapshotMeta, read_snapshot, write_snapshot
 from selfalign.data.spec import RobotSpec
-from selfalign.data.transitions import transition_starts
-from selfalign.errors import NoPlayData, SelfAlignError
+from selfalign.errors import SelfAlignError
+from server.align_play import MIN_TRANSITIONS, Play, load_play
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from selfalign.align.aligner import AlignState
+    from selfalign.align.batch import TransitionBatch
     from selfalign.align.snapshot import Snapshot
-    from selfalign.data.episode_reader import EpisodeReader
     from selfalign.data.play_reader import PlayReader
     from selfalign.model.policy import Policy
     from selfalign.model.weights import FastWeights
 
 logger = logging.getLogger(__name__)
 
-# Fewer cannot be split into play to learn from and play to judge by.
-MIN_TRANSITIONS = 32
-
-# Rows of an episode that are decoded and encoded at once: bounds memory.
-_ROWS_AT_ONCE = 128
 _PROGRESS_S = 0.1
 _ANCHORS = 16
 
@@ -70,7 +59,11 @@ class AlignJob(BaseModel):
     gates: GateConfig = Field(default_factory=GateConfig)
     seed: int = Field(0, ge=0)
     max_transitions: int = Field(2048, ge=MIN_TRANSITIONS)
-    out: Path = Field(description="File of the candidate")
+    prefix_memory_bytes: int = Field(
+        2 << 30, ge=0, description="Prefixes kept in memory; beyond that they go to disk [byte]"
+    )
+    prefix_disk_bytes: int = Field(32 << 30, ge=0, description="Prefixes kept on disk [byte]")
+    out: Path = Field(description="File of the candidate; `prefixes/` beside it is the disk tier")
     note: str = ""
 
 
@@ -82,16 +75,6 @@ class AlignmentDiverged(SelfAlignError):
     """W or a loss is not finite any more."""
 
     code = "alignment-diverged"
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Play:
-    """Transitions to learn from and to judge by, and how many steps of play they come from."""
-
-    train: TransitionBatch
-    held_out: TransitionBatch
-    play_steps: int
 
 
 @final
@@ -158,7 +141,7 @@ def run_job(
     before = held_out_loss(aligner, play.held_out, active)
     tell({"type": "held_out", "session": job.session, "before": before["alignment/total"]})
     state = aligner.start(active if job.start == "active" else base)
-    state, was_stopped = _align(job, aligner, play.train, state, tell=tell, turn=turn)
+    state, was_stopped = _align(job, aligner, play, state, tell=tell, turn=turn)
     if was_stopped and state.step == 0:
         tell({"type": "stopped", "session": job.session})
         return
@@ -180,37 +163,6 @@ def run_job(
         return
     report = judge(job, aligner, play.held_out, active=active, candidate=snapshot.w)
     tell({"type": "gates", "session": job.session, **gates_message(report)})
-
-
-def load_play(job: AlignJob, policy: Policy, reader: PlayReader, turn: Callable[[], None]) -> Play:
-    """Read the episodes of a job and encode their transitions, each frame about once.
-
-    Raises:
-        NoPlayData: There are fewer transitions than `MIN_TRANSITIONS`.
-        StoreError: An episode cannot be read.
-    """
-    stride = policy.config.stride
-    io = RobotIO(policy, job.spec)
-    episodes = [reader.open(episode) for episode in job.episodes]
-    lengths = [episode.length for episode in episodes]
-    starts = [
-        transition_starts(
-            episode.read_times(0, length), length, stride=stride, period_ns=job.spec.period_ns
-        )
-        for episode, length in zip(episodes, lengths, strict=True)
-    ]
-    total = sum(len(rows) for rows in starts)
-    if total < MIN_TRANSITIONS:
-        raise too_little_play(job.spec.name, total, sum(lengths))
-    keep = min(1.0, job.max_transitions / total)
-    train: list[TransitionBatch] = []
-    held_out: list[TransitionBatch] = []
-    for episode, split in zip(episodes, split_held_out(starts, stride=stride), strict=True):
-        train += _encode(io, episode, _thinned(split.train, keep), turn)
-        held_out += _encode(io, episode, _thinned(split.held_out, keep), turn)
-    if not train or not held_out:
-        raise too_little_play(job.spec.name, total, sum(lengths))
-    return Play(TransitionBatch.cat(train), TransitionBatch.cat(held_out), sum(lengths))
 
 
 def held_out_loss(aligner: Aligner, held_out: TransitionBatch, w: FastWeights) -> dict[str, float]:
@@ -276,18 +228,10 @@ def failure_message(error: Exception) -> str:
     return f"the aligner failed ({type(error).__name__}); the server's log has the cause"
 
 
-def too_little_play(robot: str, transitions: int, steps: int) -> NoPlayData:
-    """Return the error for play that does not suffice."""
-    return NoPlayData(
-        f"robot {robot!r} has {transitions} transitions in {steps} durable steps of play, but "
-        f"alignment needs at least {MIN_TRANSITIONS}; record more (WS /play or POST /play)"
-    )
-
-
 def _align(
     job: AlignJob,
     aligner: Aligner,
-    train: TransitionBatch,
+    play: Play,
     state: AlignState,
     *,
     tell: Callable[[dict[str, Any]], None],
@@ -302,8 +246,8 @@ def _align(
             turn()
         except Stopped:
             return state, True
-        rows = torch.randint(len(train), (job.config.batch_size,), generator=generator)
-        state = aligner.step(train.index(rows), state)
+        rows = torch.randint(len(play.train), (job.config.batch_size,), generator=generator)
+        state = aligner.step(play.train.index(rows), state)
         _check_finite(state)
         now_s = time.monotonic()
         is_last = budget.is_spent(state.step, now_s - began_s)
@@ -316,6 +260,7 @@ def _align(
                     "step": state.step,
                     "elapsed_s": now_s - began_s,
                     "losses": state.metrics,
+                    "cache": {} if play.cache is None else play.cache.counts.metrics(),
                 }
             )
     return state, False
@@ -336,35 +281,6 @@ def _read_active(job: AlignJob, policy: Policy, base: FastWeights) -> FastWeight
         job.active_path, like=base, base_sha256=policy.base_sha256, max_norm=None
     )
     return snapshot.w.map(lambda tensor: tensor.to(base.W1.device))
-
-
-def _thinned(rows: NDArray[np.int64], keep: float) -> NDArray[np.int64]:
-    """Keep a share of the rows, evenly spread."""
-    if keep >= 1.0 or len(rows) == 0:
-        return rows
-    wanted = max(1, int(keep * len(rows)))
-    picked = torch.linspace(0, len(rows) - 1, wanted).round().long().numpy()
-    return rows[picked]
-
-
-def _encode(
-    io: RobotIO,
-    episode: EpisodeReader,
-    rows: NDArray[np.int64],
-    turn: Callable[[], None],
-) -> list[TransitionBatch]:
-    """Encode the transitions that begin at `rows`, a stretch of the episode at a time."""
-    batches = []
-    stride = io.policy.config.stride
-    first = 0
-    while first < len(rows):
-        turn()
-        start = int(rows[first])
-        inside = rows[first:][rows[first:] < start + _ROWS_AT_ONCE]
-        stop = int(inside[-1]) + stride + 1
-        batches.append(io.transitions(episode.read(start, stop), inside - start))
-        first += len(inside)
-    return batches
 
 
 def _write_candidate(

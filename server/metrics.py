@@ -62,6 +62,12 @@ class Metrics:
         self.align_steps = Counter(
             "selfalign_align_steps_total", "Alignment steps", ["robot"], registry=registry
         )
+        self.prefix_cache = Gauge(
+            "selfalign_prefix_cache",
+            "Prefix cache of the session that runs: hit_rate, hits, misses, bytes of both tiers",
+            ["what"],
+            registry=registry,
+        )
         self.align_sessions = Counter(
             "selfalign_align_sessions_total", "Sessions that ended", ["state"], registry=registry
         )

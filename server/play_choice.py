@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from selfalign.data.play_store import PlayStore, UnknownEpisode
 from selfalign.data.transitions import transition_starts
 from selfalign.errors import SelfAlignError, StoreError
-from server.align_job import MIN_TRANSITIONS, too_little_play
+from server.align_play import MIN_TRANSITIONS, too_little_play
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -358,6 +358,8 @@ class Sessions:
         self._metrics.align_steps.labels(session.robot).inc(message["step"] - session.step)
         for name, value in message["losses"].items():
             self._metrics.align_loss.labels(session.robot, name).set(value)
+        for name, value in message.get("cache", {}).items():
+            self._metrics.prefix_cache.labels(name.removeprefix("prefix_cache/")).set(value)
 
 
 def _now() -> str:

@@ -19,9 +19,9 @@ from server.align_job import (
     Stopped,
     failure_message,
     finite,
-    load_play,
     run_job,
 )
+from server.align_play import load_play, prefix_bytes
 from tests.fakes.play_steps import small_spec
 from tests.fakes.recorded import record
 from tests.fakes.running import dummy_policy
@@ -187,6 +187,28 @@ def test_transitions_are_bounded(run: Run) -> None:
     job = run.job(max_transitions=32)
     play = load_play(job, run.policy, PlayStore.reader(run.root), lambda: None)
     assert len(play.train) + len(play.held_out) <= 34
+
+
+def test_play_beyond_its_memory_is_aligned_on_through_the_prefix_cache(run: Run) -> None:
+    memory = 24 * prefix_bytes(run.policy, len(run.job().spec.cameras))
+    run(steps=3)
+    expected = read(run).w
+    run.job().out.unlink()
+    run(steps=3, prefix_memory_bytes=memory)
+    cache = run.of("progress")[-1]["cache"]
+    assert cache["prefix_cache/misses"] > 0
+    assert cache["prefix_cache/memory_hits"] > 0
+    assert 0 < cache["prefix_cache/memory_bytes"] <= memory
+    assert len(list((run.out / "prefixes").iterdir())) == cache["prefix_cache/misses"]
+    torch.testing.assert_close(read(run).w.W1, expected.W1, rtol=1e-3, atol=1e-4)
+
+
+def test_held_out_play_is_thinned_to_half_of_the_memory(run: Run) -> None:
+    memory = 8 * prefix_bytes(run.policy, len(run.job().spec.cameras))
+    job = run.job(prefix_memory_bytes=memory)
+    play = load_play(job, run.policy, PlayStore.reader(run.root), lambda: None)
+    assert play.cache is not None
+    assert 1 <= len(play.held_out) <= 4 + len(run.episodes)
 
 
 def test_divergence_is_an_error_and_writes_nothing(run: Run) -> None:

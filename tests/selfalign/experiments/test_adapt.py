@@ -11,8 +11,9 @@ from selfalign.data.spec import RobotSpec
 from selfalign.experiments.adapt import align, encode, fit, judge
 from selfalign.experiments.methods import Bench
 from selfalign.experiments.play import beginning, record_play, with_shuffled_actions
-from server.align_job import AlignJob, load_play
+from server.align_job import AlignJob
 from server.align_job import judge as judge_of_server
+from server.align_play import load_play
 from tests.fakes.experiment import small_bench, small_policy, small_stage
 
 
