@@ -65,6 +65,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_convert(_command(commands, "convert", _convert, "read a checkpoint of openpi or LeRobot"))
     _add_attach(_command(commands, "attach", _attach, "give a converted policy TTT and alignment"))
+    export = _command(commands, "export", _export, "write recorded play as a LeRobotDataset")
+    export.add_argument(
+        "--play", type=Path, required=True, metavar="DIR", help="the play store of a server"
+    )
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="new, or empty")
+    export.add_argument(
+        "--episode",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="may be repeated (default: all)",
+    )
+    export.add_argument("--robot", metavar="NAME", help="only episodes of this robot")
     spec = _command(commands, "spec", _spec, "check a robot spec and show what it declares")
     spec.add_argument("file", type=Path, help="a .yaml or .toml file")
     spec.add_argument("--yaml", action="store_true", help="print it as canonical YAML instead")
@@ -267,6 +280,18 @@ def _attach(arguments: argparse.Namespace) -> None:
         print(f"added {part}: {count:,} numbers")
     print(f"the alignment expert starts from layers {done.copied_layers} of the action expert")
     print(f"written to {arguments.target}; it acts as before until stage 1 opens the gates")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from selfalign.data.lerobot_export import export_play
+    from selfalign.data.play_reader import PlayReader
+
+    done = export_play(
+        PlayReader(arguments.play), arguments.to, ids=arguments.episode, robot=arguments.robot
+    )
+    print(f"{done.frames} steps in {done.episodes} episodes written to {arguments.to}")
+    if done.left_out:
+        print(f"{done.left_out} steps that stand alone between gaps in time were left out")
 
 
 def _spec(arguments: argparse.Namespace) -> None:

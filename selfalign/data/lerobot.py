@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from selfalign.data.lerobot_format import ACTION, STATE, DatasetInfo, LeRobotError, read_table
+from selfalign.data.lerobot_format import (
+    ACTION,
+    ROBOT_SPEC,
+    STATE,
+    DatasetInfo,
+    LeRobotError,
+    read_table,
+)
 from selfalign.data.lerobot_index import (
     EpisodeEntry,
     VideoSpan,
@@ -50,13 +57,19 @@ class LeRobotDataset:
     """Reads a dataset of version 3.0 or 2.1. The episode read last stays in memory. One thread."""
 
     def __init__(self, root: Path, *, spec: RobotSpec | None = None) -> None:
-        """Open the dataset in folder `root`; `spec` declares limits and units.
+        """Open the dataset in folder `root`.
+
+        The robot is what `spec` declares, else what export has left in the dataset, else derived
+        from features and statistics.
 
         Raises:
             LeRobotError: naming the file and field that is wrong.
+            SpecError: the robot spec in the dataset is none.
         """
         self.root = Path(root)
         self.info = DatasetInfo.load(self.root)
+        if spec is None and (self.root / ROBOT_SPEC).is_file():
+            spec = RobotSpec.from_file(self.root / ROBOT_SPEC)
         if spec is not None:
             check_spec(self.root, self.info, spec)
         self.spec = spec or derive_spec(self.root, self.info)

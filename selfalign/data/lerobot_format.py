@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from selfalign.errors import StoreError
 
 INFO = "meta/info.json"
+# Ours: limits and units, which the format does not know. Export writes it.
+ROBOT_SPEC = "meta/robot_spec.yaml"
 STATE, ACTION = "observation.state", "action"
 INSTALL = "pip install 'selfalign-server[lerobot]'"
 

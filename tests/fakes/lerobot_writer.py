@@ -1,9 +1,10 @@
-"""Makes a dataset with lerobot itself: `ENV/bin/python lerobot_writer.py ROOT video|image`.
+"""Makes a dataset with lerobot itself: `ENV/bin/python lerobot_writer.py ROOT video|image|read`.
 
 Runs alone, in an environment of its own that has lerobot (test_lerobot_itself.py starts it). Takes
 ROOT/source.npz: episode, task, state, action, and each camera's images of every frame. ROOT/dataset
 is the dataset; ROOT/read.npz is what lerobot reads from it by its own means: observation t, action
-t and observation t + 1 by delta_timestamps, and which of these lerobot calls padding.
+t and observation t + 1 by delta_timestamps, and which of these lerobot calls padding. `read` only
+reads: a dataset that is there already.
 """
 
 import sys
@@ -17,6 +18,13 @@ FPS = 10
 
 def main(root: Path, kind: str) -> None:
     """Write the dataset, then read it by lerobot."""
+    if kind != "read":
+        write(root, kind)
+    read(root, kind)
+
+
+def write(root: Path, kind: str) -> None:
+    """Write the dataset."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     source = dict(np.load(root / "source.npz"))
@@ -41,18 +49,29 @@ def main(root: Path, kind: str) -> None:
         dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
 
+
+def read(root: Path, kind: str) -> None:
+    """Read the dataset."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
+
+    metadata = LeRobotDatasetMetadata("local/test", root=root / "dataset")
+    cameras = metadata.camera_keys
     deltas = {"observation.state": [0.0, 1 / FPS], "action": [0.0]}
-    if kind == "image":
+    if kind != "video":
         deltas |= {key: [0.0, 1 / FPS] for key in cameras}
     again = LeRobotDataset("local/test", root=root / "dataset", delta_timestamps=deltas)
     columns: dict[str, list[np.ndarray]] = {}
-    for index in range(len(source["episode"])):
+    tasks = []
+    for index in range(metadata.total_frames):
         # Videos need torchcodec or an old torchvision; the rows alone do without.
-        item = again[index] if kind == "image" else _rows_alone(again, index)
+        item = _rows_alone(again, index) if kind == "video" else again[index]
+        tasks.append(item.get("task", ""))
         for key, value in item.items():
             if hasattr(value, "numpy"):
                 columns.setdefault(key, []).append(value.numpy())
-    np.savez(root / "read.npz", **{key: np.stack(values) for key, values in columns.items()})
+    stacked = {key: np.stack(values) for key, values in columns.items()}
+    limits = {f"limits/{k}": np.stack([v["min"], v["max"]]) for k, v in metadata.stats.items()}
+    np.savez(root / "read.npz", tasks=np.array(tasks), **stacked, **limits)
 
 
 def _rows_alone(dataset: Any, index: int) -> dict[str, Any]:

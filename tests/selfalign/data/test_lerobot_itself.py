@@ -15,7 +15,10 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("av")
 
 from selfalign.data.lerobot import LeRobotDataset
+from selfalign.data.lerobot_export import export_play
+from selfalign.data.play_store import PlayStore
 from tests.fakes.lerobot_dataset import FPS, action_of, frame_of, number_of, state_of
+from tests.fakes.play_steps import small_spec, step
 
 LENGTHS = (12, 5, 20, 9)
 TASKS = ("touch the red cube", "lift it")
@@ -44,10 +47,14 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "action": [action_of(*frame) for frame in frames],
     }
     np.savez(root / "source.npz", **{k: np.stack(v) for k, v in (numbers | images).items()})
-    command = [str(PYTHON), str(WRITER), str(root), request.param]
+    run_lerobot(root, request.param)
+    return root
+
+
+def run_lerobot(root: Path, kind: str) -> None:
+    command = [str(PYTHON), str(WRITER), str(root), kind]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(root / "home")}
     subprocess.run(command, check=True, timeout=300, env=environment)
-    return root
 
 
 def test_episodes_are_those_that_were_recorded(written: Path) -> None:
@@ -87,3 +94,31 @@ def test_transitions_are_those_of_lerobots_own_reader(written: Path) -> None:
             found.append(row)
         first += length
     assert found == expected.tolist()
+
+
+def test_lerobot_reads_what_we_export(tmp_path: Path) -> None:
+    spec = small_spec()
+    with PlayStore(tmp_path / "play", quota_bytes=2**30, min_free_bytes=0) as store:
+        writer = store.start_episode(spec)
+        for index in (*range(9), *range(20, 32)):
+            writer.append(step(index, spec))
+        writer.seal()
+    export_play(PlayStore.reader(tmp_path / "play"), tmp_path / "dataset")
+    run_lerobot(tmp_path, "read")
+    read = np.load(tmp_path / "read.npz")
+    kept = [*range(9), *range(20, 32)]
+    assert read["episode_index"].tolist() == [0] * 9 + [1] * 12
+    for row, index in enumerate(kept):
+        expected = step(index, spec)
+        assert read["tasks"][row] == expected.observation.instruction
+        assert np.array_equal(read["observation.state"][row, 0], expected.observation.state)
+        assert np.array_equal(read["action"][row, 0], expected.action)
+        for name, image in expected.observation.images.items():
+            shown = (read[f"observation.images.{name}"][row, 0] * 255).round().astype(np.uint8)
+            assert np.array_equal(shown.transpose(1, 2, 0), image)
+    ends = np.flatnonzero(read["observation.state_is_pad"][:, 1])
+    assert ends.tolist() == [8, 20]
+    states = np.stack([step(index, spec).observation.state for index in kept])
+    np.testing.assert_allclose(
+        read["limits/observation.state"], np.stack([states.min(0), states.max(0)])
+    )
