@@ -19,6 +19,7 @@ start states with the same noise. `selfalign evaluate` runs it; docs/experiments
     paired.py       statistics of success before and after
     summary.py      robots to figures of a cell
     calibration.py  how well the gates tell a better W from a worse one
+    curves.py       success against steps and seconds of play, as pictures
     tables.py       figures as text, Markdown and JSON
     command.py      `selfalign evaluate`
 """

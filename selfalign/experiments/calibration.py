@@ -1,6 +1,7 @@
 """How well the gates tell a W that acts better from one that does not, on robots of validation.
 
-The truth of a robot is its successes with the aligned W against those with the base W.
+The truth of a W is the successes of its robot with it against those with the base W. Beside aligned
+W, W that should be refused can be judged: of another robot, from shuffled play, random.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,6 @@ from typing import Any, final
 import numpy as np
 
 from selfalign.experiments.records import RobotRecord, Verdict
-
-_METHOD = "aligned"
 
 
 @final
@@ -55,19 +54,20 @@ TRUTHS = ("better", "equal", "worse")
 
 
 def calibrate(records: Sequence[RobotRecord]) -> Calibration:
-    """Hold the verdicts on aligned W against what the robots did."""
+    """Hold the verdicts on aligned W, and on rivals that were judged, against what robots did."""
     table = {(promoted, truth): 0 for promoted in (True, False) for truth in TRUTHS}
     checks: dict[str, dict[str, int]] = {}
     rows = []
-    for record in records:
-        verdict, truth = record.verdicts[_METHOD], truth_of(record)
+    judged = [(record, name) for record in records for name in record.verdicts]
+    for record, name in judged:
+        verdict, truth = record.verdicts[name], truth_of(record, name)
         table[verdict.passed, truth] += 1
         for check in verdict.checks:
             failures = checks.setdefault(check.name, dict.fromkeys(TRUTHS, 0))
             failures[truth] += not check.passed
         rows.append(measures(verdict))
-    is_better = np.array([truth_of(record) == "better" for record in records])
-    success = np.array([np.mean(record.success[_METHOD]) for record in records])
+    is_better = np.array([truth_of(record, name) == "better" for record, name in judged])
+    success = np.array([np.mean(record.success[name]) for record, name in judged])
     columns = {
         name: np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
         for name in (rows[0] if rows else {})
@@ -81,9 +81,9 @@ def calibrate(records: Sequence[RobotRecord]) -> Calibration:
     )
 
 
-def truth_of(record: RobotRecord) -> str:
-    """What became of a robot with the aligned W, whether it was promoted or not."""
-    gain = sum(record.success[_METHOD]) - sum(record.success["base"])
+def truth_of(record: RobotRecord, method: str) -> str:
+    """What becomes of a robot with the W of a method, whether it was promoted or not."""
+    gain = sum(record.success[method]) - sum(record.success["base"])
     return "better" if gain > 0 else "worse" if gain < 0 else "equal"
 
 

@@ -86,8 +86,7 @@ def run(arguments: argparse.Namespace) -> str:
     model = resolve_model(arguments.model) if arguments.model else shipped_model_dir()
     sections = _sections(arguments)
     if arguments.document:
-        for section in sections:
-            _marks(arguments.document, section.name)
+        _check_document(arguments.document, sections)
     shown, cells = [], []
     for section in sections:
         results = _results(section, model, arguments)
@@ -97,7 +96,9 @@ def run(arguments: argparse.Namespace) -> str:
         shown.append(f"{section.title}\n\n{text}")
         cells += [{"section": section.name, **cell} for cell in _json(section, results)]
         if arguments.document:
-            _write_between(arguments.document, section.name, f"{_how(section, model)}\n\n{text}")
+            picture = _picture(section, results, arguments.document)
+            body = f"{_how(section, model)}\n\n{text}{picture}"
+            _write_between(arguments.document, section.name, body)
         if arguments.json:
             _write_json(arguments.json, model, cells)
     return "\n\n".join(shown)
@@ -206,6 +207,27 @@ def _how(section: "Section", model: Path) -> str:
         f"{settings.robots} a cell, {settings.episodes} start states a cell, "
         f"{settings.play_seconds:g} s of play, {settings.steps} steps."
     )
+
+
+def _check_document(path: Path, sections: "list[Section]") -> None:
+    """Raise at once what would be raised after hours."""
+    from selfalign.experiments.curves import LABELS, require_matplotlib
+
+    for section in sections:
+        _marks(path, section.name)
+        if section.name in LABELS:
+            require_matplotlib()
+
+
+def _picture(section: "Section", results: "Sequence[CellResult]", document: Path) -> str:
+    """Draw the curve of a section beside the document; what shows it, nothing for other tables."""
+    from selfalign.experiments.curves import LABELS, draw_curves
+
+    if section.name not in LABELS:
+        return ""
+    path = Path("images") / f"experiments_{section.name}.png"
+    draw_curves(results, section.name, document.parent / path)
+    return f"\n\n![Success against {LABELS[section.name]}]({path})"
 
 
 def _marks(path: Path, name: str) -> tuple[int, int]:

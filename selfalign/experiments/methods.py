@@ -31,7 +31,15 @@ from selfalign.align.aligner import Aligner, AlignmentConfig
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.errors import SelfAlignError
-from selfalign.experiments.adapt import Alignment, Judgement, align, encode, fit
+from selfalign.experiments.adapt import (
+    Alignment,
+    EncodedPlay,
+    Judgement,
+    align,
+    encode,
+    fit,
+    judge,
+)
 from selfalign.experiments.cells import Cell
 from selfalign.experiments.finetune import fine_tune
 from selfalign.experiments.oracle import demonstrate, fit_with_labels
@@ -60,7 +68,7 @@ class UnknownMethod(SelfAlignError):
 @final
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What a method came up with; judged by the gates where it is an alignment on whole play.
+    """What a method came up with, and what the gates say where they can judge it.
 
     `policy` is the frozen model that acts with it, None for the one that is evaluated.
     """
@@ -106,6 +114,16 @@ class Bench:
             later = self.fit(play, steps=last, keep=keep)
             found.w.update({step: later[step] for step in keep})
         return found
+
+    @cached_property
+    def encoded(self) -> EncodedPlay:
+        """The play of the settings, as alignment takes it."""
+        return encode(self.io, self.play(self.settings.play_seconds))
+
+    def judge(self, w: FastWeights, play: EncodedPlay | None = None) -> Judgement:
+        """Let any W pass through the gates, on this robot's play unless other is given."""
+        aligner = Aligner(self.policy, self.settings.alignment)
+        return judge(aligner, play or self.encoded, w, self.settings.gates)
 
     def play(self, seconds: float) -> EpisodeSlice:
         """So much play."""
@@ -207,22 +225,24 @@ def _labelled(bench: Bench, count: int) -> FastWeights:
     return fit_with_labels(bench.io, chunks, config, seed=seed)
 
 
-def _random_w(bench: Bench) -> FastWeights:
+def _random_w(bench: Bench) -> Candidate:
     base = bench.policy.base_w()
     moved = bench.alignment.w[bench.settings.steps].combine(base, torch.sub)
     generator = torch.Generator().manual_seed(bench.robot.method_seed)
     noise = base.map(lambda tensor: torch.randn(tensor.shape, generator=generator))
     scale = moved.norm() / noise.norm()
-    return base.combine(noise, lambda w, n: w + scale * n)
+    w = base.combine(noise, lambda w, n: w + scale * n)
+    return Candidate("random_w", w, bench.judge(w))
 
 
-def _wrong_robot(bench: Bench) -> FastWeights:
+def _wrong_robot(bench: Bench) -> Candidate:
     settings = bench.settings
     # The robot after the last of this cell is still another one than each of them.
     robot = draw_robot(
         bench.cell, settings.split, seed=settings.seed, index=bench.index + 1, episodes=0
     )
-    return bench.other(robot)
+    w = bench.other(robot)
+    return Candidate("wrong_robot", w, bench.judge(w))
 
 
 def _mean_w(bench: Bench) -> FastWeights:
@@ -231,15 +251,15 @@ def _mean_w(bench: Bench) -> FastWeights:
 
 @torch.no_grad()
 def _nearest_w(bench: Bench) -> FastWeights:
-    play = encode(bench.io, bench.play(bench.settings.play_seconds)).train
+    play = bench.encoded.train
     losses = Aligner(bench.policy, bench.settings.alignment).losses
     return min(bench.strangers(), key=lambda w: float(losses(bench.policy, play, w).total))
 
 
-def _shuffled_actions(bench: Bench) -> FastWeights:
+def _shuffled_actions(bench: Bench) -> Candidate:
     play = bench.play(bench.settings.play_seconds)
-    shuffled = with_shuffled_actions(play, bench.robot.method_seed)
-    return bench.fit(shuffled)[bench.settings.steps]
+    found = bench.align(with_shuffled_actions(play, bench.robot.method_seed))
+    return Candidate("shuffled_actions", found.candidate, found.judgement)
 
 
 def _full_finetune(bench: Bench) -> Candidate:
@@ -254,7 +274,7 @@ def _lora(bench: Bench) -> Candidate:
 def _tuned(bench: Bench, label: str, learning_rate: float, rank: int | None = None) -> Candidate:
     policy = fine_tune(
         bench.policy,
-        encode(bench.io, bench.play(bench.settings.play_seconds)).train,
+        bench.encoded.train,
         Aligner(bench.policy, bench.settings.alignment),
         steps=bench.settings.steps,
         learning_rate=learning_rate,

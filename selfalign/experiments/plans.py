@@ -18,6 +18,7 @@ CURVES: Final[dict[str, tuple[str, ...]]] = {
     "steps": ("base", *(f"steps_{n}" for n in STEPS_CURVE)),
     "play": ("base", *(f"play_{s}" for s in PLAY_CURVE)),
 }
+JUDGED: Final = ("base", "aligned", "wrong_robot", "shuffled_actions", "random_w")
 BASELINES: Final = (
     "base",
     "aligned",
@@ -69,10 +70,10 @@ def section_of(
     """
     cells = [cell for name in scenarios for cell in cells_of(name, task=task, family=family)]
     kind: Kind = "cells"
-    if set(settings.methods) - {"base", "aligned", "oracle"}:
-        kind = "methods"
-    elif settings.split == "validation":
+    if settings.split == "validation" and "aligned" in settings.methods:
         kind = "calibration"
+    elif set(settings.methods) - {"base", "aligned", "oracle"}:
+        kind = "methods"
     title = f"{', '.join(scenarios)}: {task}, {settings.split}, seed {settings.seed}"
     return Section("command", title, kind, tuple(cells), settings)
 
@@ -86,7 +87,10 @@ def document_sections(*, seed: int = 0, robots: int = 20, episodes: int = 100) -
     both = cells_of("both")
     test = Settings(seed=seed, robots=robots, episodes=episodes)
     full = test.model_copy(update={"methods": ("base", "aligned", "oracle")})
-    validation = Settings(split="validation", seed=seed, robots=2 * robots, episodes=2 * episodes)
+    # Twice the starts, for the truth of a single robot.
+    validation = test.model_copy(
+        update={"split": "validation", "episodes": 2 * episodes, "methods": JUDGED}
+    )
     judged = [*both, *cells_of("camera", family="unseen"), *cells_of("action", family=_ROTATED)]
 
     def curve(name: str) -> Settings:
@@ -116,7 +120,10 @@ def show(section: Section, results: Sequence[CellResult]) -> str:
     if section.kind == "cells":
         return cells_table(results)
     records = [record for result in results for record in result.records]
-    return f"{cells_table(results)}\n\n{calibration_tables(calibrate(records))}"
+    parts = [cells_table(results), calibration_tables(calibrate(records))]
+    if any(set(result.settings.methods) - {"base", "aligned", "oracle"} for result in results):
+        parts += [f"`{result.cell.name}`\n\n{methods_table(result)}" for result in results]
+    return "\n\n".join(parts)
 
 
 _FAMILY: Final = "tool_yawed"

@@ -77,9 +77,13 @@ class RobotRecord(_Frozen):
     align_cpu_s: float | None
 
     def served(self, method: str) -> tuple[bool, ...]:
-        """Successes with what would serve: a W that the gates refuse leaves the base in place."""
-        verdict = self.verdicts.get(method)
-        return self.success[method if verdict is None or verdict.passed else "base"]
+        """Successes with what would serve: the base where the gates refuse a W aligned on play.
+
+        Rivals of alignment are judged too, to know the gates, but act ungated.
+        """
+        is_gated = method == "aligned" or method.startswith("play_")
+        refused = is_gated and method in self.verdicts and not self.verdicts[method].passed
+        return self.success["base" if refused else method]
 
 
 @final

@@ -1,5 +1,6 @@
 """How much of everything, and the digest that tells one result from another."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -15,7 +16,7 @@ from selfalign.experiments.cells import Cell
 from selfalign.experiments.robots import Split
 
 # To be raised when a change of this package alters results: what was cached before is left alone.
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 class OracleConfig(BaseModel):
@@ -71,10 +72,15 @@ def digest(model: Path, cell: Cell, settings: Settings) -> str:
         "cell": cell.name,
         "placement": cell.placement,
         "settings": settings.model_dump(mode="json"),
-        # Limits and losses are code as much as settings.
-        "code": [inspect.getsource(module) for module in (aligner, gates, holdout, losses)],
+        "code": _code(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> list[str]:
+    """Limits and losses are code as much as settings. Read once: files may change meanwhile."""
+    return [inspect.getsource(module) for module in (aligner, gates, holdout, losses)]
 
 
 def model_sha256(model: Path) -> str:

@@ -48,7 +48,7 @@ class CellResult:
     @property
     def refused(self) -> int:
         """Robots whose aligned W the gates refuse."""
-        return sum(not r.verdicts[_ALIGNED].passed for r in self.records if r.verdicts)
+        return sum(not r.verdicts[_ALIGNED].passed for r in self.records if _ALIGNED in r.verdicts)
 
     @property
     def align_s(self) -> float | None:

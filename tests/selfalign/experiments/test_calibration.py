@@ -61,6 +61,19 @@ def test_precision_and_recall() -> None:
     assert found.checks["held_out_total"] == {"better": 1, "equal": 1, "worse": 0}
 
 
+def test_a_rival_that_was_judged_counts_too() -> None:
+    rival = ROBOTS[1].model_copy(
+        update={
+            "success": {**ROBOTS[1].success, "random_w": (False,) * 4},
+            "verdicts": {**ROBOTS[1].verdicts, "random_w": ROBOTS[4].verdicts["aligned"]},
+        }
+    )
+    found = calibrate([ROBOTS[0], rival])
+    assert found.table[True, "better"] == 2
+    assert found.table[False, "worse"] == 1
+    assert rival.served("random_w") == (False,) * 4
+
+
 def test_what_a_measure_knows_of_the_truth() -> None:
     found = calibrate(ROBOTS)
     # Better at 0.1, 0.2, 0.95; not at 0.3, 1.2: five of six pairs the right way round.

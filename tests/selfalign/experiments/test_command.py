@@ -7,6 +7,7 @@ import pytest
 
 from selfalign.cli import main
 from selfalign.experiments.cells import cells_of
+from selfalign.experiments.curves import points
 from selfalign.experiments.plans import document_sections
 from selfalign.experiments.settings import Settings
 from selfalign.experiments.summary import CellResult, as_json
@@ -90,6 +91,8 @@ def test_a_document_gets_its_tables_between_its_marks(model: Path, tmp_path: Pat
     assert text.endswith("<!-- end of steps -->\nafter\n")
     assert "old" not in text
     assert "| steps_100 " in text
+    assert "](images/experiments_steps.png)" in text
+    assert (tmp_path / "images" / "experiments_steps.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_document_has_marks_for_every_section() -> None:
@@ -117,6 +120,15 @@ def test_figures_of_a_cell_against_values_by_hand() -> None:
     assert (aligned["better"], aligned["worse"], aligned["ungated"]) == (4, 1, 0.75)
     assert aligned["p_value"] == pytest.approx(2 * (1 + 5) / 2**5)
     assert (found["robots_worse"], found["refused"]) == (1, 1)
+
+
+def test_a_curve_rises_with_its_numbers_not_with_their_names() -> None:
+    record = robot(0, before=1, after=4, loss=0.1, passed=False)
+    won = {"base": (True, False), "steps_100": (True, True), "steps_20": (False, True)}
+    record = record.model_copy(update={"success": won, "verdicts": {}})
+    settings = Settings(episodes=2, robots=1, methods=tuple(won))
+    found = points(CellResult(cells_of("both")[0], settings, (record,)), "steps")
+    assert [(number, rate.value) for number, rate in found] == [(20, 0.5), (100, 1.0)]
 
 
 def test_tables_are_padded_markdown() -> None:

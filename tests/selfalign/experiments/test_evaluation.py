@@ -13,7 +13,7 @@ from selfalign.model.checkpoint import save_policy
 from tests.fakes.experiment import QUICK, small_policy
 
 CELL = cells_of("action", family="tool_yawed")[0]
-SETTINGS = QUICK.model_copy(update={"episodes": 2, "methods": ("base", "aligned")})
+SETTINGS = QUICK.model_copy(update={"episodes": 2, "methods": ("base", "aligned", "lora")})
 
 
 @pytest.fixture(scope="module")

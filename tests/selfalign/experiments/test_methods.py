@@ -68,6 +68,7 @@ def test_the_w_of_another_robot_leaves_this_one_set_up(bench: Bench) -> None:
     assert not equal(wrong, candidate(bench, "aligned"))
     assert bench.stage.env().cameras["front"] == bench.robot.camera
     assert bench.stage.env().action_space is bench.robot.space
+    assert wrong.judgement is not None
 
 
 def test_mean_and_nearest_are_of_the_same_strangers(bench: Bench) -> None:
