@@ -14,7 +14,10 @@ Starts = NDArray[np.int64]
 
 # A split by episode is taken only if it comes this close to the share that was asked for.
 _TOLERANCE = 2.0
-_LONG = 200
+# Many short stretches meet more of the play than one long one, but each costs two strides of
+# training, and rows close in time are alike. Shortest in strides; most of them.
+_SHORTEST = 3
+_MOST = 8
 
 
 @final
@@ -65,8 +68,8 @@ def _run_of_episodes(counts: NDArray[np.int64], share: float) -> tuple[int, int]
 
 def _by_time(starts: Sequence[Starts], stride: int, share: float) -> list[Split]:
     total = sum(len(rows) for rows in starts)
-    stretches = 2 if total >= _LONG else 1
-    # The middle of each half (or of the whole): neither the first movements nor the last.
+    stretches = min(max(int(total * share / (_SHORTEST * stride)), 1), _MOST)
+    # The middle of each part: neither the first movements nor the last.
     period = total / stretches
     position = np.arange(total) % period / period
     is_held_out = np.abs(position - 0.5) < share / 2

@@ -24,17 +24,31 @@ def test_several_episodes_are_split_by_whole_episodes() -> None:
     assert held_share(splits) == pytest.approx(0.2)
 
 
-def test_one_episode_is_split_by_stretches_with_a_gap() -> None:
-    (split,) = split_held_out([rows(100)], stride=3)
-    assert split.held_out.tolist() == list(range(split.held_out[0], split.held_out[-1] + 1))
-    assert 15 <= len(split.held_out) <= 25
-    assert split.train[split.train < split.held_out[0]].max() + 3 < split.held_out[0]
-    assert split.train[split.train > split.held_out[-1]].min() > split.held_out[-1] + 3
+def stretches(held_out: np.ndarray) -> list[np.ndarray]:
+    return np.split(held_out, np.flatnonzero(np.diff(held_out) > 1) + 1)
 
 
-def test_long_play_is_judged_at_two_times() -> None:
-    (split,) = split_held_out([rows(400)], stride=1)
-    assert (np.diff(split.held_out) > 1).sum() == 1
+def test_little_play_is_judged_by_one_stretch_with_a_gap() -> None:
+    (split,) = split_held_out([rows(100)], stride=4)
+    (stretch,) = stretches(split.held_out)
+    assert 15 <= len(stretch) <= 25
+    assert split.train[split.train < stretch[0]].max() + 4 < stretch[0]
+    assert split.train[split.train > stretch[-1]].min() > stretch[-1] + 4
+
+
+def test_play_of_13_s_is_judged_at_four_times() -> None:
+    (split,) = split_held_out([rows(128)], stride=2)
+    found = stretches(split.held_out)
+    assert len(found) == 4
+    assert all(len(stretch) >= 6 for stretch in found)
+    assert len(split.train) > 80
+    # One in each quarter.
+    assert [int(stretch.mean()) // 32 for stretch in found] == [0, 1, 2, 3]
+
+
+def test_long_play_is_judged_at_eight_times() -> None:
+    (split,) = split_held_out([rows(4000)], stride=2)
+    assert len(stretches(split.held_out)) == 8
 
 
 def test_very_unequal_episodes_are_split_by_time() -> None:
