@@ -29,16 +29,22 @@ class RealTimeChunking:
         execution_horizon: From this step on a new chunk is free, and the next one is asked for
             while this many steps are left, if not earlier; None: all that is left counts.
         margin: Steps added to the largest recent delay, for a network with rare long waits.
+        least_overlap: Steps that must be left past the frozen ones; with fewer a new chunk is not
+            tied to the old one. Without any overlap a short chunk does little but repeat the frozen
+            steps: the shipped model, with 2 of its 4 steps frozen, moves more smoothly but succeeds
+            less often (docs/decisions.md). 0 continues whatever there is.
     """
 
     execution_horizon: int | None = None
     margin: int = 0
+    least_overlap: int = 1
 
     def __post_init__(self) -> None:
         if self.execution_horizon is not None and self.execution_horizon < 1:
             raise ValueError(f"execution_horizon must be positive, got {self.execution_horizon}")
-        if self.margin < 0:
-            raise ValueError(f"margin must not be negative, got {self.margin}")
+        for name in ("margin", "least_overlap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @final
@@ -67,7 +73,7 @@ class DelayEstimate:
 def continuation_of(
     remaining: list[NDArray[np.float32]], delay: int, horizon: int, option: RealTimeChunking
 ) -> Continuation | None:
-    """What to send with an observation; None if nothing is left to continue.
+    """What to send with an observation; None if too little is left to continue.
 
     Args:
         remaining: the steps [A] left, the first one that of this moment.
@@ -76,9 +82,9 @@ def continuation_of(
         option: what the loop was told.
     """
     rows = remaining[:horizon]
-    if not rows:
-        return None
     # A robot whose steps run out before the reply holds; more cannot be frozen than there is.
     frozen = min(delay + option.margin, len(rows), horizon - 1)
+    if not rows or len(rows) < frozen + option.least_overlap:
+        return None
     until = option.execution_horizon
     return Continuation(np.stack(rows), frozen, None if until is None else max(until, frozen, 1))

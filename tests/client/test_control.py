@@ -312,7 +312,7 @@ def test_a_request_carries_the_steps_left_from_its_own_moment_on() -> None:
 
 
 def test_the_delay_sent_is_the_largest_recent_one_and_the_first_does_not_count() -> None:
-    rig = Rig(steps=12, real_time=RealTimeChunking())
+    rig = Rig(steps=12, real_time=RealTimeChunking(least_overlap=0))
     rig.rounds([6, 1, 3, 1, 1])
     rig.ticks(9, reply=False)
     rig.executor.run_next()
@@ -323,11 +323,22 @@ def test_the_delay_sent_is_the_largest_recent_one_and_the_first_does_not_count()
 
 
 def test_a_delay_longer_than_what_is_left_freezes_what_is_left() -> None:
-    rig = Rig(steps=12, real_time=RealTimeChunking(margin=9))
+    rig = Rig(steps=12, real_time=RealTimeChunking(margin=9, least_overlap=0))
     rig.rounds([1, 1, 1])
     continued = [c for c in rig.policy.continuations if c is not None]
     assert continued
     assert all(c.inference_delay == len(c.actions) for c in continued)
+
+
+@pytest.mark.parametrize(("least", "is_continued"), [(0, True), (1, True), (2, True), (3, False)])
+def test_a_chunk_is_not_tied_to_one_that_is_over_when_it_takes_over(
+    least: int, is_continued: bool
+) -> None:
+    rig = Rig(steps=8, real_time=RealTimeChunking(least_overlap=least))
+    rig.ticks(7)
+    # Three steps are left, of which one will have been executed.
+    assert (rig.policy.continuations[1] is not None) == is_continued
+    assert rig.loop.statistics.continued == is_continued
 
 
 def test_a_reply_later_than_estimated_is_counted() -> None:
@@ -356,5 +367,7 @@ def test_reset_leaves_nothing_to_continue() -> None:
 def test_a_real_time_option_that_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="execution_horizon must be positive"):
         RealTimeChunking(execution_horizon=0)
-    with pytest.raises(ValueError, match="margin"):
+    with pytest.raises(ValueError, match="margin must not be negative"):
         RealTimeChunking(margin=-1)
+    with pytest.raises(ValueError, match="least_overlap must not be negative"):
+        RealTimeChunking(least_overlap=-1)
