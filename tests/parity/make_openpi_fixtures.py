@@ -1,4 +1,4 @@
-"""Write openpi_*.safetensors: what openpi's own PyTorch modules compute from seeded weights.
+"""Write openpi_pi0* and openpi_pi05*: what openpi's own modules compute from seeded weights.
 
 Made from github.com/Physical-Intelligence/openpi at commit
 15a9616a00943ada6c20a0f158e3adb39df2ccac. Weights and inputs come from seeded.py, so only results
@@ -13,13 +13,15 @@ cp -r OPENPI/src/openpi/models_pytorch/transformers_replace/* \
 """
 
 import functools
+import json
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file, save_model
 from seeded import Geometry, Inputs, inputs, weight
 
 HERE = Path(__file__).parent
@@ -138,14 +140,24 @@ def results(pi0: Any, model: Any, given: Inputs) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in out.items()}
 
 
+def published(model: Any) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the checkpoint that openpi writes of a model."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.safetensors"
+        save_model(model, path)  # as openpi's trainer and converter do
+        return {name: tuple(tensor.shape) for name, tensor in load_file(path).items()}
+
+
 def main(openpi: Path) -> None:
-    """Write the two files beside this script."""
+    """Write the files beside this script."""
     sys.path[:0] = [str(openpi / "src"), str(openpi / "packages/openpi-client/src")]
     geometry = Geometry()
     pi0, given = shrink(geometry), inputs(geometry)
     for flavour in ("pi0", "pi05"):
         model = build(pi0, geometry, pi05=flavour == "pi05")
         save_file(results(pi0, model, given), HERE / f"openpi_{flavour}.safetensors")
+        text = json.dumps(published(model), indent=0, sort_keys=True)
+        (HERE / f"openpi_{flavour}_keys.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
