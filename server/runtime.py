@@ -189,6 +189,7 @@ def load_runtime(settings: Settings) -> Runtime:
     from selfalign.model.checkpoint import load_policy, shipped_model_dir
 
     policy = load_policy(settings.model_dir or shipped_model_dir(), device=settings.device)
+    policy.compile_act_path(settings.compile)
     return Runtime(settings, policy, robot_policy=RobotIO)
 
 

@@ -22,8 +22,9 @@ _SMALL_WIDTH, _SMALL_BATCH = 256, 8
 class ActPath:
     """Chooses how a policy makes chunks, and keeps what it prepared while the weights stay."""
 
-    def __init__(self, policy: "Policy") -> None:
+    def __init__(self, policy: "Policy", *, compile: bool = False) -> None:
         config = policy.config
+        self._compile = compile
         self._policy = policy
         self._parameters = list(policy.parameters())
         self._small = (
@@ -31,7 +32,7 @@ class ActPath:
             and not config.ttt.inner_step
             and max(config.language.width, config.action.width) <= _SMALL_WIDTH
         )
-        self._paths: dict[bool, FoldedPath | PlainPath] = {}
+        self._paths: dict[tuple[bool, bool], FoldedPath | PlainPath] = {}
         self._seen: tuple[object, ...] = ()
 
     def choose(self, batch: int) -> FoldedPath | PlainPath:
@@ -50,8 +51,13 @@ class ActPath:
         )
         if seen != self._seen:
             self._paths, self._seen = {}, seen
-        path = self._paths.get(folded)
+        # Batches come in many sizes: only the one of a single robot is worth a compilation.
+        compiled = self._compile and batch == 1
+        path = self._paths.get((folded, compiled))
         if path is None:
             with torch.inference_mode(False), torch.no_grad():
-                path = self._paths[folded] = FoldedPath(policy) if folded else PlainPath(policy)
+                path = FoldedPath(policy) if folded else PlainPath(policy)
+            if compiled:
+                path.compile()
+            self._paths[folded, compiled] = path
         return path

@@ -4,6 +4,7 @@ Shape key: B batch, N cameras, S image side, t prompt tokens, H horizon, A actio
 numbers, D action width.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfalign.model import flow
-from selfalign.model.folded import FoldedStack, mirror, mirrored, rms_norm
+from selfalign.model.compiled import Backend, Compiled
+from selfalign.model.folded import FoldedStack, FoldedW, Rotary, mirror, mirrored, rms_norm
 from selfalign.model.folded_vision import FoldedVision
 from selfalign.model.plain_path import Denoiser, own_mask, with_room
-from selfalign.model.prefix import Prefix, token_mask_and_positions
+from selfalign.model.prefix import Prefix, padded, token_mask_and_positions
 from selfalign.model.weights import FastWeights
 
 if TYPE_CHECKING:
@@ -32,6 +34,13 @@ class FoldedPath:
         self.vision = FoldedVision(policy.vision)
         self.language = FoldedStack(policy.language)
         self.action = FoldedStack(policy.action)
+        # What may be compiled, and the length that prompts are then padded to.
+        self.see: Callable[[Tensor], tuple[Tensor, Tensor]] = self.vision.__call__
+        self.fill: Callable[[Tensor, Rotary, Tensor, list[Tensor]], None] = self.language.fill
+        self.run: Callable[[Tensor, Rotary, Tensor, list[Tensor], list[FoldedW]], Tensor] = (
+            self.action.run
+        )
+        self.prompt_tokens = 0
         # The first layer of the time MLP is linear in actions and time: fold it into both.
         of_action, of_time = (x.clone() for x in policy.action_time_mlp_in.weight.chunk(2, dim=1))
         self._in = (of_action @ policy.action_in_proj.weight.clone()).t().contiguous()
@@ -43,13 +52,21 @@ class FoldedPath:
         self._head = head.t().contiguous()
         self._times = {t: self._time_bias(t) for t in flow.times(config.flow_steps)}
 
+    def compile(self, backend: Backend = "inductor") -> None:
+        """Compile what a chunk consists of, for prompts padded to their longest."""
+        self.see = Compiled(self.see, backend)
+        self.fill = Compiled(self.fill, backend)
+        self.run = Compiled(self.run, backend)
+        self.prompt_tokens = self.config.max_prompt_tokens
+
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor
     ) -> Prefix:
-        """As `Policy.prefix`."""
+        """As `Policy.prefix`. A compiled path pads the prompt: its length is part of the shapes."""
+        tokens_Bt, token_mask_Bt = padded(tokens_Bt, token_mask_Bt, self.prompt_tokens)
         config = self.config.language
         batch, cameras = image_mask_BN.shape
-        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1))
+        image_tokens, features = self.see(images_BN3SS.flatten(0, 1))
         image_tokens = image_tokens.view(batch, -1, config.width)
         language = self.policy.embed_tokens(tokens_Bt) * config.width**0.5
         x = torch.cat([image_tokens, language], dim=1)
@@ -57,7 +74,7 @@ class FoldedPath:
         mask, positions = token_mask_and_positions(image_mask_BN, token_mask_Bt, per_camera)
         shape = (batch, config.depth, 2, config.kv_heads, x.shape[1], config.head_dim)
         key_values = x.new_empty(shape)
-        self.language.fill(
+        self.fill(
             mirror(x.view(-1, config.width)),
             self.language.rotary(positions),
             self.language.bias(mask[:, None].expand(-1, x.shape[1], -1)),
@@ -87,7 +104,7 @@ class FoldedPath:
         def denoise(x_BHA: Tensor, time: float) -> Tensor:
             x = self._embed(x_BHA, time).view(batch, horizon, -1)
             x = torch.cat([state_B1D, x], dim=1).view(batch * tokens, -1)
-            x = stack.run(x, rotary, bias, cache, folded).view(batch, tokens, -1)
+            x = self.run(x, rotary, bias, cache, folded).view(batch, tokens, -1)
             x = rms_norm(x[:, 1:], stack.layers[0].eps)
             out = torch.addmm(
                 policy.action_out_proj.bias, x.reshape(batch * horizon, -1), self._head

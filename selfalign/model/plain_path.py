@@ -19,8 +19,9 @@ from transformers.models.gemma.modeling_gemma import rotate_half
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from selfalign.model import flow
+from selfalign.model.compiled import Backend, Compiled
 from selfalign.model.gemma import AdaRMSNorm, GemmaLayer, GemmaStack, KeyValue
-from selfalign.model.prefix import Prefix, token_mask_and_positions
+from selfalign.model.prefix import Prefix, padded, token_mask_and_positions
 from selfalign.model.products import product, product_gelu, product_plus, product_times
 from selfalign.model.vision import VisionTower, merge_patches
 from selfalign.model.weights import FastWeights
@@ -239,6 +240,11 @@ class PlainVision:
         return product(vision.projector, tokens), vision.readout(tokens)
 
 
+Run = Callable[
+    [Tensor, Tables, list[Tensor], list[Modulation] | None, list[KeyValue | None]], Tensor
+]
+
+
 @final
 class PlainPath:
     """Prefix and denoiser of a model of any size."""
@@ -247,22 +253,35 @@ class PlainPath:
         self.policy, self.config = policy, policy.config
         self.vision = PlainVision(policy.vision)
         self.language, self.action = PlainStack(policy.language), PlainStack(policy.action)
+        # What may be compiled, and the length that prompts are then padded to.
+        self.see: Callable[[Tensor], tuple[Tensor, Tensor]] = self.vision.__call__
+        self.fill: Callable[[Tensor, Tables, list[Tensor]], None] = self.language.fill
+        self.run: Run = self.action.run
+        self.prompt_tokens = 0
         self._times = {t: self._of_time(t) for t in flow.times(policy.config.flow_steps)}
+
+    def compile(self, backend: Backend = "inductor") -> None:
+        """Compile what a chunk consists of, for prompts padded to their longest."""
+        self.see = Compiled(self.see, backend)
+        self.fill = Compiled(self.fill, backend)
+        self.run = Compiled(self.run, backend)
+        self.prompt_tokens = self.config.max_prompt_tokens
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor
     ) -> Prefix:
-        """As `Policy.prefix`."""
+        """As `Policy.prefix`. A compiled path pads the prompt: its length is part of the shapes."""
+        tokens_Bt, token_mask_Bt = padded(tokens_Bt, token_mask_Bt, self.prompt_tokens)
         policy, config = self.policy, self.config.language
         batch, cameras = image_mask_BN.shape
         per_camera = self.config.vision.tokens
-        image_tokens, features = self.vision(images_BN3SS.flatten(0, 1))
+        image_tokens, features = self.see(images_BN3SS.flatten(0, 1))
         x = policy.prefix_tokens(image_tokens.view(batch, -1, config.width), tokens_Bt)
         mask, positions = token_mask_and_positions(image_mask_BN, token_mask_Bt, per_camera)
         tables = self.language.tables(x, positions, additive(mask, x.dtype)[:, None, None])
         shape = (batch, config.depth, 2, config.kv_heads, x.shape[1], config.head_dim)
         key_values = x.new_empty(shape)
-        self.language.fill(x, tables, list(key_values.unbind(1)))
+        self.fill(x, tables, list(key_values.unbind(1)))
         features = features.unflatten(0, (batch, cameras))
         return Prefix(key_values, mask, cameras * per_camera, features, image_mask_BN)
 
@@ -283,7 +302,7 @@ class PlainPath:
             of_time = self._times.get(time)
             bias, modulations = self._of_time(time) if of_time is None else of_time
             x = torch.cat([*state, self._embed(x_BHA, bias)], dim=1)
-            x = self.action.run(x, tables, caches, modulations, fast)
+            x = self.run(x, tables, caches, modulations, fast)
             return policy.read_actions(x).to(x_BHA.dtype)
 
         return denoise

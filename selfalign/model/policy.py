@@ -74,6 +74,7 @@ class Policy(nn.Module):
         self.w0_b1 = nn.Parameter(torch.zeros(rows, config.ttt.heads, 1, dim))
         self._base_sha256: str | None = None
         self._act_path: ActPath | None = None
+        self._compile = False
 
     def live_w0(self) -> FastWeights:
         """W0 as the parameters themselves, for stage 1, which trains them."""
@@ -131,6 +132,14 @@ class Policy(nn.Module):
         for stack in (self.language, self.action, self.alignment.expert):
             stack.use_eager_attention(enabled)
         self.vision.tower.set_attn_implementation("eager" if enabled else "sdpa")
+
+    def compile_act_path(self, enabled: bool = True) -> None:  # noqa: FBT001, FBT002
+        """Let torch.compile make single chunks faster: minutes at the first one, then for good.
+
+        W, observations and times are inputs of what is compiled. Without a compiler the log says
+        so and everything runs as before.
+        """
+        self._compile, self._act_path = enabled, None
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor
@@ -212,7 +221,7 @@ class Policy(nn.Module):
     def act_path(self, batch: int) -> FoldedPath | PlainPath:
         """How chunks of a batch of this size are made without gradients."""
         if self._act_path is None:
-            self._act_path = ActPath(self)
+            self._act_path = ActPath(self, compile=self._compile)
         return self._act_path.choose(batch)
 
     def predict(

@@ -9,8 +9,15 @@ from typing import Self, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from selfalign.model.gemma import KeyValue
+
+
+def padded(tokens_Bt: Tensor, token_mask_Bt: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """A prompt and its mask padded to a length; a longer one stays as it is."""
+    room = max(0, length - tokens_Bt.shape[1])
+    return F.pad(tokens_Bt, (0, room)), F.pad(token_mask_Bt, (0, room))
 
 
 def token_mask_and_positions(

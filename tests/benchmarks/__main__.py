@@ -25,6 +25,7 @@ BENCHMARKS = {
     "align_cache": ("align_step_uncached_over_cached",),
     "rtc": ("rtc_seam_jump_off", "rtc_seam_jump_guided", "rtc_seam_jump_guided_vjp"),
     "full": ("full_transformers_over_ours",),
+    "full_align": ("full_align_uncached_over_cached",),
     "memory": ("server_rss_mb", "worker_rss_mb"),
 }
 

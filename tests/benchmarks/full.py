@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfalign.model.policy import Policy
+from tests.benchmarks import full_align
 from tests.benchmarks.figure import Figure, percentile, rounded
 from tests.benchmarks.full_model import Ours, Stock, cast, observation, pi0_geometry, random_model
 from tests.parity.published import published_weights
@@ -135,29 +136,41 @@ def save_given(given: Inputs, path: Path) -> None:
     save_file({key: value.contiguous() for key, value in arrays.items()}, path)
 
 
+def against(
+    rivals: list[str], geometry: Geometry, dtype: str, cameras: tuple[int, ...], repeats: int
+) -> Iterator[Figure]:
+    """The rivals in turn, on the same weights in one precision."""
+    policy = cast(random_model(geometry), getattr(torch, dtype), mixed=True)
+    if "openpi" in rivals:
+        with openpi(policy, geometry, cameras) as rival:
+            if rival is not None:
+                yield from compare(policy, geometry, "openpi", rival, cameras, repeats)
+    if "transformers" in rivals:
+        # It has one precision for all weights.
+        policy = cast(policy, getattr(torch, dtype), mixed=False)
+        stock = Stock(geometry, policy).chunk
+        yield from compare(policy, geometry, "transformers", stock, cameras, repeats)
+
+
 def main(arguments: list[str]) -> int:
     """Every figure as one line of JSON."""
     parser = argparse.ArgumentParser(prog="make bench-full", description=__doc__)
     parser.add_argument("--depth", type=int, default=2, help="layers of language and expert")
     parser.add_argument("--vision-depth", type=int, default=4)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--skip-align", action="store_true")
     parser.add_argument("--cameras", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--rivals", nargs="+", default=["openpi", "transformers"])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     geometry = pi0_geometry(options.depth, options.vision_depth)
     cameras = tuple(options.cameras)
     for dtype in options.dtypes:
-        policy = cast(random_model(geometry), getattr(torch, dtype), mixed=True)
-        with openpi(policy, geometry, cameras) as rival:
-            if rival is not None:
-                for figure in compare(policy, geometry, "openpi", rival, cameras, options.repeats):
-                    print(figure.line(), flush=True)
-        # transformers has one precision for all weights.
-        policy = cast(policy, getattr(torch, dtype), mixed=False)
-        stock = Stock(geometry, policy).chunk
-        for figure in compare(policy, geometry, "transformers", stock, cameras, options.repeats):
+        for figure in against(options.rivals, geometry, dtype, cameras, options.repeats):
             print(figure.line(), flush=True)
-        del policy, stock
+    if not options.skip_align:
+        for figure in full_align.measure(options.depth, options.vision_depth, max(cameras)):
+            print(figure.line(), flush=True)
     return 0
 
 

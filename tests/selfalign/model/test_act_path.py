@@ -5,8 +5,10 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from selfalign.model import flow
+from selfalign.model.compiled import Compiled
 from selfalign.model.keys import keeps_float32
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
@@ -98,7 +100,8 @@ def test_weights_in_the_mixed_precision_of_published_models(
     # bfloat16 keeps 8 bits; the error grows over layers and steps.
     for other in (full, stock):
         assert float((mixed - other).abs().mean() / full.abs().mean()) < 0.1
-    aligned = policy.alignment_pass(prefix, prefix, state, random_numbers(2, 2, 32), w)
+    following = prefix.only_features()
+    aligned = policy.alignment_pass(prefix, following, state, random_numbers(2, 2, 32), w)
     assert aligned.state.isfinite().all()
 
 
@@ -171,3 +174,61 @@ def test_denoiser_serves_times_that_the_sampler_does_not_use() -> None:
     for time in (1.0, 0.37, 0.5):
         expected = policy.predict(prefix, state, x, torch.full((2,), time), w)
         assert_close(denoise(x, time), expected)
+
+
+@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
+def test_neither_w_nor_observation_nor_prompt_compiles_again(
+    flavour: Literal["pi0", "pi05"],
+) -> None:
+    policy = random_policy(flavour)
+    state, noise = random_numbers(1, 32), random_numbers(1, 4, 32)
+    given = []
+    for seed, text in enumerate(PROMPTS[:3]):
+        tokens, mask = policy.prompts.encode([text])
+        cameras = torch.ones(1, 2, dtype=torch.bool)
+        given.append((random_images(1, 2, seed), cameras, tokens, mask))
+    ws = [random_w(policy, seed=seed) for seed in range(3)]
+    expected = [
+        policy.act(policy.prefix(*one), state, w, noise=noise)
+        for one, w in zip(given, ws, strict=True)
+    ]
+    counter = CompileCounter()
+    policy.act_path(1).compile(counter)
+    with torch.no_grad():
+        for one, w, chunk in zip(given, ws, expected, strict=True):
+            assert_close(policy.act(policy.prefix(*one), state, w, noise=noise), chunk)
+            # Vision, language and action expert, once each.
+            assert counter.frame_count == 3
+
+
+def test_without_a_compiler_it_runs_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_graph: object, _inputs: object) -> None:
+        raise RuntimeError("no C++ compiler found")
+
+    double = Compiled(torch.square, backend=broken)
+    for _ in range(2):
+        assert torch.equal(double(torch.tensor([3.0])), torch.tensor([9.0]))
+    said = [record for record in caplog.records if record.name == "selfalign.model.compiled"]
+    assert [record.levelname for record in said] == ["WARNING"]
+    assert "no C++ compiler found" in said[0].getMessage()
+
+
+def test_an_error_of_the_function_itself_is_raised() -> None:
+    with pytest.raises(RuntimeError):
+        Compiled(torch.mm, backend="eager")(torch.ones(2, 3), torch.ones(2, 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
+def test_gpu_gives_the_chunk_of_the_cpu(flavour: Literal["pi0", "pi05"]) -> None:
+    policy = random_policy(flavour)
+    prefix, w = random_prefix(policy, 2), random_w(policy)
+    state, noise = random_numbers(2, 32), random_numbers(2, 4, 32)
+    expected = policy.act(prefix, state, w, noise=noise)
+    device = torch.device("cuda")
+    policy.to(device).freeze()
+    chunk = policy.act(
+        prefix.to(device), state.to(device), w.map(lambda t: t.to(device)), noise=noise.to(device)
+    )
+    torch.testing.assert_close(chunk.cpu(), expected, rtol=1e-3, atol=1e-3)
