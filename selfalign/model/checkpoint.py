@@ -5,12 +5,15 @@ the server and its align worker share them. Only a change of precision or a GPU 
 by block.
 """
 
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, final
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers.models.gemma.modeling_gemma import GemmaRotaryEmbedding
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
@@ -82,7 +85,7 @@ def make_dummy_policy(seed: int = 0, config: ModelConfig | None = None) -> Polic
 
 def empty_policy(config: ModelConfig, tokenizer: Tokenizer | None = None) -> Policy:
     """A policy of names and shapes only, on the meta device: it takes no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialisation():
         return Policy(config, tokenizer)
 
 
@@ -90,6 +93,23 @@ def tokenizer_path(directory: Path) -> Path:
     """The tokenizer of a model directory; tokenizer.json where there is none."""
     paths = [directory / name for name in TOKENIZERS]
     return next((path for path in paths if path.is_file()), paths[0])
+
+
+@final
+class _WithoutInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init: on the meta device it fills nothing, but takes most of the time."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def check_keys(file: TensorFile, expected: dict[str, Tensor]) -> None:
