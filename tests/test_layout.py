@@ -116,6 +116,23 @@ def test_every_third_party_import_is_declared() -> None:
     assert not undeclared
 
 
+def test_every_declared_dependency_is_imported() -> None:
+    # PyOpenGL is what mujoco renders with; nobody imports it by name.
+    indirect = {"pyopengl"}
+    modules = {"pillow": "PIL", "pyyaml": "yaml"}
+    requirements = [*PROJECT["dependencies"]]
+    for extra, wanted in PROJECT["optional-dependencies"].items():
+        requirements += wanted if extra != "dev" else []
+    names = {re.split(r"[\s\[<>=!~;(]", requirement)[0].lower() for requirement in requirements}
+    imported = {module.split(".")[0] for path in SHIPPED for module in imported_modules(path)}
+    unused = {
+        name
+        for name in names - indirect
+        if modules.get(name, name.replace("-", "_")) not in imported
+    }
+    assert not unused
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
