@@ -12,6 +12,7 @@ from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.data.transitions import transition_starts
 from selfalign.errors import SpecError
 from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
 from tests.fakes.models import random_policy, random_w
 
 PERIOD_NS = 100_000_000
@@ -171,8 +172,13 @@ def test_transitions_do_not_see_the_instruction() -> None:
 def test_each_frame_is_encoded_once() -> None:
     policy = random_policy()
     io, episode = RobotIO(policy, make_spec()), make_episode(9)
-    images = []
-    policy.vision.register_forward_hook(lambda _module, inputs, _out: images.append(len(inputs[0])))
+    images, encode = [], policy.prefix
+
+    def counted(frames: torch.Tensor, *rest: torch.Tensor) -> Prefix:
+        images.append(len(frames.flatten(0, 1)))
+        return encode(frames, *rest)
+
+    policy.prefix = counted  # type: ignore[method-assign]
     batch = io.transitions(episode, np.arange(7))
     assert sum(images) == 9 * len(io.spec.cameras)
     assert torch.equal(batch.now.features[2], batch.following.features[0])
