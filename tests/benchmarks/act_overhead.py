@@ -1,8 +1,15 @@
 """What the server adds to the model: a served call minus the bare forward, call by call.
 
+The bare forward is the policy's prefix and its chunk, from tensors that are ready, on one thread:
+the same weights and the same code as the server's, in this process. Everything else of a call is
+overhead: the client, the network, reading the message, checking the observation, making tensors of
+it, waiting for the inference thread, units and limits of the actions, writing the reply.
+
 Calls alternate (bare, websocket, bare, HTTP), so whatever else the machine does hits both sides
-alike; a figure is the median of the paired differences. Everything on the way counts: reading the
-message, checking and encoding the observation, waiting for the policy, safety, writing the reply.
+alike, and either forward runs after as long a wait, with caches as cold. A figure is the median of
+the paired differences. The details say where the time goes, as medians: the stages that the server
+states, what it states none for (`between`: from one thread to the other and back), and what lies
+outside of it (`outside`: the client, the network, the server's protocol).
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ from tests.benchmarks.figure import Figure, percentile, rounded
 from tests.benchmarks.robot import observation
 from tests.benchmarks.server_process import ServerProcess
 
+STAGES = ("queue", "encode", "inference", "safety", "total")
 ROUNDS = 300
 WARM_UP = 30
 
@@ -46,7 +54,8 @@ def measure() -> Iterator[Figure]:
 
             pairs = alternate(bare.time_ms, {"ws": by_websocket, "http": by_http})
     for transport, goal_ms in (("ws", 1.0), ("http", 3.0)):
-        bare_ms, served_ms, model_ms = pairs[transport].T
+        bare_ms, served_ms, *stages_ms = pairs[transport].T
+        own = dict(zip(STAGES, stages_ms, strict=True))
         yield Figure(
             f"act_{transport}_overhead_p50_ms",
             percentile(list(served_ms - bare_ms), 50),
@@ -55,11 +64,27 @@ def measure() -> Iterator[Figure]:
             details={
                 "bare_p50_ms": rounded(percentile(list(bare_ms), 50)),
                 "served_p50_ms": rounded(percentile(list(served_ms), 50)),
-                "beside_own_inference_p50_ms": rounded(percentile(list(served_ms - model_ms), 50)),
+                "stages_p50_ms": stages(bare_ms, served_ms, own),
                 "calls": len(bare_ms),
                 "body_bytes": len(body),
             },
         )
+
+
+def stages(
+    bare_ms: np.ndarray, served_ms: np.ndarray, own_ms: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Where a call's time went, the bare forward left out: medians [ms]."""
+    between_ms = own_ms["total"] - sum(own_ms[name] for name in STAGES[:-1])
+    parts = {
+        "queue": own_ms["queue"],
+        "encode": own_ms["encode"],
+        "inference_over_bare": own_ms["inference"] - bare_ms,
+        "safety": own_ms["safety"],
+        "between": between_ms,
+        "outside": served_ms - own_ms["total"],
+    }
+    return {name: rounded(percentile(list(values), 50)) for name, values in parts.items()}
 
 
 def post(http: httpx.Client, body: bytes) -> bytes:
@@ -75,8 +100,8 @@ def post(http: httpx.Client, body: bytes) -> bytes:
 def alternate(
     bare_ms: Callable[[], float], transports: dict[str, Callable[[], bytes | str]]
 ) -> dict[str, np.ndarray]:
-    """For each transport `[ROUNDS, 3]`: bare, served, the server's own inference [ms]."""
-    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in transports}
+    """For each transport `[ROUNDS, 2 + stages]`: bare, served, the server's own stages [ms]."""
+    rows: dict[str, list[list[float]]] = {name: [] for name in transports}
     for turn in range(WARM_UP + ROUNDS):
         for name, call in transports.items():
             alone_ms = bare_ms()
@@ -85,6 +110,7 @@ def alternate(
             served_ms = (time.perf_counter_ns() - started_ns) / 1e6
             assert isinstance(reply, bytes), f"the server answered with text: {reply[:200]}"
             if turn >= WARM_UP:
-                own_ms = unpack(reply)["timing"]["inference_ms"]
-                rows[name].append((alone_ms, served_ms, own_ms))
+                timing = unpack(reply)["timing"]
+                own_ms = [timing[f"{stage}_ms"] for stage in STAGES]
+                rows[name].append([alone_ms, served_ms, *own_ms])
     return {name: np.array(values) for name, values in rows.items()}
