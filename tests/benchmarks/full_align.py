@@ -26,7 +26,7 @@ GOAL = 10.0
 
 
 def measure(
-    depth: int = 1, vision_depth: int = 1, cameras: int = 1, repeats: int = 2
+    depth: int = 2, vision_depth: int = 1, cameras: int = 1, repeats: int = 2
 ) -> Iterator[Figure]:
     """`full_align_uncached_over_cached`."""
     torch.set_num_threads(1)
