@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, final
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+_LOWEST = 19
 MAX_MESSAGE_BYTES = 16 * 2**20
 
 
@@ -72,13 +74,26 @@ def die_with_parent(parent: int, how: int) -> None:
         sys.exit(0)
 
 
+def lower_priority(nice: int) -> None:
+    """Make this process `nice`; at 19, the lowest, it runs only where nothing else wants to.
+
+    Niceness alone lets a process that wakes up wait for the slice of a nicer one to end, and takes
+    that one's core for busy. Linux's idle policy does neither, and it needs no rights.
+    """
+    reached = os.nice(nice)
+    if reached >= _LOWEST and hasattr(os, "SCHED_IDLE"):
+        # A container may forbid the call; niceness is what is left then.
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Start as a helper process and run the function named by the only argument."""
     (target,) = sys.argv[1:] if argv is None else argv
     given = json.loads(os.environ.pop("SELFALIGN_CHILD"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(given["parent"], signal.SIGKILL if given["kill"] else signal.SIGTERM)
-    os.nice(given["nice"])
+    lower_priority(given["nice"])
     logging.basicConfig(level=given["log_level"], format="%(asctime)s %(name)s %(message)s")
     link = Link(Connection(given["pipe"]), Heartbeat(given["beat"]))
     module, _, function = target.partition(":")
