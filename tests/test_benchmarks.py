@@ -17,6 +17,8 @@ PROMISED = {
     "play_steps_per_s",
     "play_cpu_share_50hz",
     "align_step_uncached_over_cached",
+    "rtc_seam_jump_off",
+    "rtc_seam_jump_guided",
     "server_rss_mb",
     "worker_rss_mb",
 }
