@@ -8,6 +8,7 @@ what of the last is no page of a file, `weights` the size of the loaded weights.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,7 @@ def main(
     told["convert"] = peak() - base
     attach(folder / "bare", folder / "whole", alignment_depth=1)
     told["attach"] = peak() - base
+    shutil.rmtree(folder / "bare")
     before = anonymous()
     policy = load_policy(folder / "whole", dtype=getattr(torch, loaded))
     for parameter in policy.parameters():

@@ -1,6 +1,7 @@
 """Peak memory of converting, attaching and loading, measured in a process of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ def measured(root: Path, geometry: str, *, written: torch.dtype, loaded: str) ->
         check=True,
     )
     print(done.stdout)
+    # pytest keeps the folders of three runs, and these are large.
+    shutil.rmtree(root / "whole")
+    shutil.rmtree(source)
     return json.loads(done.stdout)
 
 
