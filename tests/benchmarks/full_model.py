@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from selfalign.model.weights import FastWeights
 from tests.parity.published import small_config
 from tests.parity.seeded import Geometry, Inputs
 from tests.parity.stock import stock_arguments, stock_model
+
+T = TypeVar("T")
 
 # Tokens of the prompt, of the 48 that pi0 takes.
 PROMPT = 12
@@ -147,7 +150,7 @@ class Stock:
         return chunk, {"chunk": took_ms}
 
 
-def timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
+def timed(call: Callable[[], T]) -> tuple[float, T]:
     """Processor time of this process for a call [ms]: the latency of one quiet core."""
     started_ns = time.process_time_ns()
     result = call()
