@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ class Stock:
     def chunk(self, given: Inputs) -> tuple[Tensor, dict[str, float]]:
         """A chunk from the cameras that are there, without padding, and its processor time [ms]."""
         cameras = int(given.image_mask.sum())
-        arguments = stock_arguments(self.geometry, given)
+        arguments: dict[str, Any] = stock_arguments(self.geometry, given)
         length = int(arguments["attention_mask"].sum())
         arguments["input_ids"] = arguments["input_ids"][:, :length]
         arguments["attention_mask"] = arguments["attention_mask"][:, :length]
