@@ -8,7 +8,7 @@ Shape key: m labelled frames, H horizon, A action numbers of the model.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ def hindsight_cache(policy: Policy, recording: Recording, hindsight: Hindsight) 
 
 
 def _cubes(
-    recording: Recording, episode: dict[str, object], share: float, rng: np.random.Generator
+    recording: Recording, episode: dict[str, Any], share: float, rng: np.random.Generator
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
     """Rows, colour and world position of the cubes of one episode that can be labelled."""
     rows = np.arange(episode["start"], episode["stop"])
