@@ -67,9 +67,7 @@ class FoldedPath:
         config = self.config.language
         batch, cameras = image_mask_BN.shape
         image_tokens, features = self.see(images_BN3SS.flatten(0, 1))
-        image_tokens = image_tokens.view(batch, -1, config.width)
-        language = self.policy.embed_tokens(tokens_Bt) * config.width**0.5
-        x = torch.cat([image_tokens, language], dim=1)
+        x = self.policy.prefix_tokens(image_tokens.view(batch, -1, config.width), tokens_Bt)
         per_camera = self.config.vision.tokens
         mask, positions = token_mask_and_positions(image_mask_BN, token_mask_Bt, per_camera)
         shape = (batch, config.depth, 2, config.kv_heads, x.shape[1], config.head_dim)
@@ -121,9 +119,5 @@ class FoldedPath:
         return torch.addmm(self._mid_bias, hidden, self._mid)
 
     def _time_bias(self, time: float) -> Tensor:
-        config = self.config
-        at = torch.tensor([time], device=self._in.device)
-        embedded = flow.time_embedding(
-            at, config.action.width, config.min_period, config.max_period
-        )
+        embedded = self.policy.embed_time(torch.tensor([time], device=self._in.device))
         return self._in_bias + self._of_time @ embedded[0]
