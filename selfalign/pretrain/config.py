@@ -66,6 +66,12 @@ class Stage1Config(_Frozen):
         {"tool_rotated": 0.7, "joint_permuted": 0.3}, description="Spaces that are not canonical"
     )
     canonical_families: dict[str, float] = {"tool_canonical": 0.7, "joint_canonical": 0.3}
+    embodiments: int | None = Field(
+        None, ge=1, description="Different embodiments to draw from; None: no end of them"
+    )
+    gate_closed: bool = Field(
+        False, description="TTT layers switched off for good: behaviour cloning without any W"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)

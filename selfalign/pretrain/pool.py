@@ -78,8 +78,10 @@ class Pool(Generic[E]):
                 self.embodiments[slot] = self._renew(slot, canonical)
 
     def _renew(self, slot: int, canonical: float) -> E:
-        self.seeds[slot] = int(self._rng.integers(2**62))
-        self.group_seeds[slot] = self._group_seed()
+        few = self.config.embodiments
+        self.seeds[slot] = int(self._rng.integers(few or 2**62))
+        # Of few embodiments each has a group of its own, or there would be more by combination.
+        self.group_seeds[slot] = self.seeds[slot] + 1 if few else self._group_seed()
         self.canonical[slot] = canonical
         self.lifetime[slot] = 1 + float(self._rng.exponential(self.config.lifetime))
         self.age[slot] = 0

@@ -14,6 +14,7 @@ from selfalign.align.losses import AlignmentLosses
 from selfalign.data.recording import Recording
 from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.policy import Policy
+from selfalign.model.ttt import TTTLayer, identity_gate
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.dataset import open_dataset
@@ -97,7 +98,9 @@ class InnerLoop:
         policy.use_eager_attention(True)
         self.config = config
         self.policy = policy
-        self.trunk = trunk_of(policy)
+        if config.gate_closed:
+            close_gates(policy)
+        self.trunk = trunk_of(policy, gates=not config.gate_closed)
         self.optimiser = torch.optim.AdamW(
             self.trunk.values(), config.learning_rate, weight_decay=config.weight_decay
         )
@@ -143,11 +146,21 @@ class InnerLoop:
         save_state(run / "stage1_state", self.trunk, self.optimiser, done, self.pool.state())
 
 
-def trunk_of(policy: Policy) -> nn.ParameterDict:
-    """What stage 1b trains: all but vision and prefix. W0 is part of it."""
-    return nn.ParameterDict(
-        {k.replace(".", "/"): p for k, p in policy.named_parameters() if not k.startswith(_FROZEN)}
-    )
+def trunk_of(policy: Policy, *, gates: bool = True) -> nn.ParameterDict:
+    """What stage 1b trains: all but vision and prefix. W0 is part of it, `gates` of TTT may be."""
+    trained = {
+        k.replace(".", "/"): p
+        for k, p in policy.named_parameters()
+        if not k.startswith(_FROZEN) and (gates or not k.endswith(".ttt.gate"))
+    }
+    return nn.ParameterDict(trained)
+
+
+def close_gates(policy: Policy) -> None:
+    """Let a policy act as if it had no TTT layers, whatever W is."""
+    for module in policy.modules():
+        if isinstance(module, TTTLayer):
+            identity_gate(module)
 
 
 def train_stage1(
