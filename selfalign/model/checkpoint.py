@@ -57,7 +57,7 @@ def load_policy(
     policy.processing = Processing.of_directory(directory)
     file = TensorFile(directory / WEIGHTS)
     check_keys(file, policy.state_dict())
-    identity = file_identity(file, config)
+    identity = file_identity(file, config, policy.processing)
     weights = {name: _load(file, name, _precision(name, dtype), device) for name in file.entries}
     policy.load_state_dict(weights, assign=True)
     _fill_buffers(policy, device)

@@ -1,5 +1,9 @@
 """The identity of a frozen model: that of its file, whatever precision it is loaded in.
 
+It covers the weights but W0, config.json, and norm_stats.json where there is one: a W aligned on
+numbers of one normalisation means nothing under another. The tokenizer does not count: it can be
+stored in two ways, and alignment reads the empty prompt only.
+
 Reading 7 GB at every start only to hash them costs seconds. A large file is read once; the result
 lies beside it in identity.json, with the file's size and time of change, and counts while these
 and the configuration are the same. It guards against mix-ups, not against an attacker: who can
@@ -19,6 +23,7 @@ from torch import Tensor
 from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig
 from selfalign.model.hashing import sha256_of_parts
+from selfalign.model.processing import Processing
 from selfalign.model.tensor_file import TensorFile
 
 _BESIDE = "identity.json"
@@ -26,19 +31,30 @@ _BESIDE = "identity.json"
 LARGE_BYTES = 256 * 2**20
 
 
-def file_identity(file: TensorFile, config: ModelConfig, *, large_bytes: int = LARGE_BYTES) -> str:
-    """SHA-256 over everything in the file that is not W, and the configuration.
+def identity_text(config: ModelConfig, processing: Processing | None) -> str:
+    """What counts for the identity of a model beside its weights."""
+    return config.identity() + ("" if processing is None else processing.identity())
+
+
+def file_identity(
+    file: TensorFile,
+    config: ModelConfig,
+    processing: Processing | None = None,
+    *,
+    large_bytes: int = LARGE_BYTES,
+) -> str:
+    """SHA-256 over everything in the file that is not W, the configuration and the processing.
 
     Of a file of at least `large_bytes` the result is kept beside it.
 
     Raises:
         ModelError: a weight is NaN or infinite. A file whose identity is known was found finite.
     """
-    stat = file.stat()
+    stat, text = file.stat(), identity_text(config, processing)
     key = {
         "bytes": stat.st_size,
         "modified_ns": stat.st_mtime_ns,
-        "config": sha256(config.identity().encode()).hexdigest(),
+        "config": sha256(text.encode()).hexdigest(),
     }
     beside = file.path.with_name(_BESIDE)
     if stat.st_size >= large_bytes and (known := _known(beside, key)) is not None:
@@ -48,7 +64,7 @@ def file_identity(file: TensorFile, config: ModelConfig, *, large_bytes: int = L
         for name, entry in sorted(file.entries.items())
         if not name.startswith("w0_")
     )
-    found = sha256_of_parts(parts, config.identity())
+    found = sha256_of_parts(parts, text)
     for name in file.entries:
         if name.startswith("w0_"):
             for _ in _finite(file, name):

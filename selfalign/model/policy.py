@@ -19,6 +19,7 @@ from selfalign.model.config import ModelConfig
 from selfalign.model.folded_path import FoldedPath
 from selfalign.model.gemma import GemmaLayer, GemmaStack
 from selfalign.model.hashing import sha256_of
+from selfalign.model.identity import identity_text
 from selfalign.model.plain_path import Denoiser, PlainPath, own_mask
 from selfalign.model.prefix import Features, Prefix, token_mask_and_positions
 from selfalign.model.processing import Processing
@@ -92,7 +93,9 @@ class Policy(nn.Module):
         self.requires_grad_(False).eval()
         frozen = {k: v for k, v in self.state_dict().items() if not k.startswith("w0_")}
         self._act_path = None
-        self._base_sha256 = base_sha256 or sha256_of(frozen, self.config.identity())
+        self._base_sha256 = base_sha256 or sha256_of(
+            frozen, identity_text(self.config, self.processing)
+        )
         return self
 
     @property

@@ -81,6 +81,10 @@ class Processing(_Frozen):
     )
     state_in_prompt: bool | None = Field(None, description="None: in pi0.5 yes, in pi0 no")
 
+    def identity(self) -> str:
+        """What counts for the identity of a model, as JSON: fields not at their default."""
+        return self.model_dump_json(exclude_defaults=True)
+
     def save(self, path: Path) -> None:
         """Write the file as JSON, without what is not set."""
         text = self.model_dump_json(indent=2, exclude_none=True)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from selfalign.errors import ModelError
-from selfalign.model.checkpoint import load_policy, save_policy
+from selfalign.model.checkpoint import load_policy, save_policy, shipped_model_dir
 from selfalign.model.config import ModelConfig
-from selfalign.model.identity import file_identity
+from selfalign.model.identity import file_identity, identity_text
+from selfalign.model.processing import NORM_STATS, Processing, Statistics
 from selfalign.model.tensor_file import TensorFile
 from tests.fakes.models import random_policy
 
@@ -70,6 +71,47 @@ def test_changed_configuration_is_another_model(directory: Path) -> None:
     changed = path.read_text(encoding="utf-8").replace('"flow_steps": 2', '"flow_steps": 3')
     path.write_text(changed, encoding="utf-8")
     assert identity(directory) != found
+
+
+def normalised(spread: float) -> Processing:
+    numbers = Statistics(method="z_score", mean=(0.0,), std=(spread,))
+    return Processing(source="openpi", state=numbers, action=numbers)
+
+
+def test_changed_normalisation_is_another_model(directory: Path) -> None:
+    found = [load_policy(directory).base_sha256]
+    for spread in (1.0, 2.0):
+        normalised(spread).save(directory / NORM_STATS)
+        policy = load_policy(directory)
+        found.append(policy.base_sha256)
+        # Computed from memory it is the same.
+        assert policy.freeze().base_sha256 == found[-1]
+    assert len(set(found)) == 3
+
+
+def test_normalisation_written_otherwise_is_the_same_model(directory: Path) -> None:
+    normalised(1.0).save(directory / NORM_STATS)
+    found = load_policy(directory).base_sha256
+    told = json.loads((directory / NORM_STATS).read_text(encoding="utf-8"))
+    told |= {"delta_actions": None, "image_resize": "pil"}
+    (directory / NORM_STATS).write_text(json.dumps(told), encoding="utf-8")
+    assert load_policy(directory).base_sha256 == found
+
+
+def test_note_of_a_large_file_is_not_believed_under_another_normalisation(directory: Path) -> None:
+    file = TensorFile(directory / "model.safetensors")
+    config = ModelConfig.load(directory / "config.json")
+    found = [
+        file_identity(file, config, processing, large_bytes=0)
+        for processing in (None, normalised(1.0), normalised(2.0))
+    ]
+    assert len(set(found)) == 3
+
+
+def test_without_normalisation_the_configuration_alone_counts() -> None:
+    """The W of models made before norm_stats.json counted stay theirs."""
+    config = ModelConfig.load(shipped_model_dir() / "config.json")
+    assert identity_text(config, None) == config.identity()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"base_sha256": 3}', "\udcff"])
