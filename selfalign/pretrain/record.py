@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from selfalign.data.recording import RecordingWriter
 from selfalign.pretrain.config import RecordConfig
-from selfalign.sim.cameras import CameraSector, random_camera
+from selfalign.sim.cameras import CameraSector, SectorWithout, random_camera
 from selfalign.sim.env import KEYPOINTS, SimEnv
 from selfalign.sim.frames import random_frame
 from selfalign.sim.recording import record_episode
@@ -31,8 +32,8 @@ def record_groups(config: RecordConfig, directory: Path) -> None:
     """Record `config.groups` groups into a new directory. Raises StoreError if it exists."""
     longest = config.play_episodes * config.play_steps + config.demos * _LONGEST_DEMO
     rng = np.random.default_rng(config.seed)
-    arms = _choose(rng, config.arms, config.groups)
-    sector = CameraSector(azimuth_deg=config.azimuth_deg)
+    arms = _arms(rng, config, np.arange(config.groups))
+    sector = _sector(config)
     with RecordingWriter(directory, config.groups * longest, len(KEYPOINTS)) as writer:
         for arm, groups in _by_arm(arms):
             with SimEnv(make_arm(arm)) as env:
@@ -46,8 +47,9 @@ def record_frames(config: RecordConfig, directory: Path) -> None:
     """Render `config.frames` single random frames as one array; redoes an unfinished run."""
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed + 1)
-    arms = _choose(rng, config.arms, config.frames)
-    sector = CameraSector(azimuth_deg=config.azimuth_deg)
+    trained = config.groups - config.held_out_groups
+    arms = _arms(rng, config, rng.integers(trained, size=config.frames))
+    sector = _sector(config)
     images = np.lib.format.open_memmap(
         directory / "images.npy", "w+", dtype=np.uint8, shape=(config.frames, 96, 96, 3)
     )
@@ -76,6 +78,21 @@ def _group(
 def _choose(rng: np.random.Generator, shares: dict[str, float], count: int) -> list[str]:
     names, weights = list(shares), np.array(list(shares.values()))
     return [names[i] for i in rng.choice(len(names), count, p=weights / weights.sum())]
+
+
+def _arms(rng: np.random.Generator, config: RecordConfig, groups: NDArray[np.integer]) -> list[str]:
+    """An arm for each entry of `groups`; the procedural arm of a group is the group's own."""
+    chosen = _choose(rng, config.arms, len(groups))
+    return [
+        f"procedural-{group}" if arm == "procedural" else arm
+        for arm, group in zip(chosen, groups, strict=True)
+    ]
+
+
+def _sector(config: RecordConfig) -> CameraSector | SectorWithout:
+    sector = CameraSector(azimuth_deg=config.azimuth_deg)
+    gap = config.azimuth_gap_deg
+    return sector if gap is None else SectorWithout(gap, sector)
 
 
 def _by_arm(arms: list[str]) -> Iterator[tuple[str, list[int]]]:

@@ -106,7 +106,9 @@ class Stage1Data:
         """A training embodiment: its group from one seed, its action space from another."""
         rng = np.random.default_rng(seed)
         group = self.train_groups[group_seed % len(self.train_groups)]
-        families = config.canonical_families if rng.random() < canonical else config.families
+        families = config.arm_families.get(group.arm.name, config.families)
+        if rng.random() < canonical:
+            families = config.canonical_families
         return self.embodiment(group, rng, families, swap=bool(rng.random() < 0.5))
 
     def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[Embodiment]]:

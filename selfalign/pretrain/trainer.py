@@ -48,7 +48,8 @@ def pretrain(config: PretrainConfig, run: Path) -> Path:
         train_stage1(config, run, policy, open_dataset(config, run, policy))
         return run / "model"
     record_missing(config.record, run)
-    policy = prefix_policy(config, run) if config.init is None else policy_of(config)
+    keeps = config.init is not None and not config.prefix.with_init
+    policy = policy_of(config) if keeps else prefix_policy(config, run)
     train_stage1(config, run, policy, open_data(config, run, policy))
     return run / "model"
 
@@ -56,7 +57,7 @@ def pretrain(config: PretrainConfig, run: Path) -> Path:
 def prefix_policy(config: PretrainConfig, run: Path) -> Policy:
     """A policy whose prefix is trained; trains it first when `run/prefix` does not exist."""
     torch.manual_seed(config.seed)
-    policy = Policy(config.model)
+    policy = Policy(config.model) if config.init is None else policy_of(config)
     if not (run / "prefix" / "model.safetensors").exists():
         train_prefix(config, run, policy)
         save_policy(policy, run / "prefix")

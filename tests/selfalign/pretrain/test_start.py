@@ -5,18 +5,16 @@ from pathlib import Path
 import torch
 
 from selfalign.model.checkpoint import load_policy, save_policy
+from selfalign.model.policy import Policy
 from selfalign.pretrain.config import PretrainConfig
-from selfalign.pretrain.trainer import pretrain
+from selfalign.pretrain.trainer import prefix_policy, pretrain
 from tests.fakes.models import random_policy
 
 
 def test_run_takes_vision_and_prefix_of_the_model_and_trains_none(
     run_dir: Path, config: PretrainConfig, tmp_path: Path
 ) -> None:
-    fields = {name: getattr(config.model, name) for name in type(config.model).model_fields}
-    policy = random_policy(**{k: v for k, v in fields.items() if k not in ("flavour", "ttt")})
-    save_policy(policy, tmp_path / "init")
-    start = config.model_copy(update={"init": str(tmp_path / "init"), "model": policy.config})
+    policy, start = _start(config, tmp_path)
 
     model = pretrain(start, run_dir)
 
@@ -30,3 +28,25 @@ def test_run_takes_vision_and_prefix_of_the_model_and_trains_none(
     moved = (after["action_in_proj.weight"] - before["action_in_proj.weight"]).abs().max()
     most = config.stage1.iterations * config.stage1.learning_rate * 1.1
     assert 0 < float(moved) <= most
+
+
+def test_with_init_the_prefix_of_the_model_is_trained_on(
+    run_dir: Path, config: PretrainConfig, tmp_path: Path
+) -> None:
+    policy, start = _start(config, tmp_path)
+    prefix = config.prefix.model_copy(update={"with_init": True, "iterations": 1})
+
+    seen = prefix_policy(start.model_copy(update={"prefix": prefix}), run_dir)
+
+    before, after = policy.state_dict(), seen.state_dict()
+    moved = {k: float((after[k] - before[k]).abs().max()) for k in before if "vision" in k}
+    assert 0 < max(v for k, v in moved.items() if "spread" not in k) <= 1.1 * prefix.learning_rate
+
+
+def _start(config: PretrainConfig, tmp_path: Path) -> tuple[Policy, PretrainConfig]:
+    """A random model directory, and the configuration that starts from it."""
+    fields = {name: getattr(config.model, name) for name in type(config.model).model_fields}
+    policy = random_policy(**{k: v for k, v in fields.items() if k not in ("flavour", "ttt")})
+    save_policy(policy, tmp_path / "init")
+    start = config.model_copy(update={"init": str(tmp_path / "init"), "model": policy.config})
+    return policy, start
