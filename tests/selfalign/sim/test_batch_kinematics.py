@@ -11,7 +11,7 @@ from selfalign.sim.scene import build_model
 
 
 @pytest.mark.parametrize("name", ["panda", "ur5e", "procedural-1", "procedural-2", "procedural-5"])
-def test_equals_the_kinematics_of_mujoco(name):
+def test_equals_the_kinematics_of_mujoco(name: str) -> None:
     arm, rng = make_arm(name), np.random.default_rng(0)
     slow = Kinematics(arm, build_model(arm, ("front",)))
     fast = BatchKinematics(arm)
