@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from selfalign.data.kinematic_chain import KinematicChain
 from selfalign.errors import SpecError
 
 __all__ = ["Camera", "Dimension", "RobotSpec", "SpecError"]
@@ -95,6 +96,9 @@ class RobotSpec(BaseModel):
         "null where it is not limited (delta actions)",
     )
     default_instruction: str = Field("", max_length=1024)
+    kinematics: KinematicChain | None = Field(
+        None, description="The arm as a serial chain; its joints are numbers of the state"
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -112,6 +116,20 @@ class RobotSpec(BaseModel):
             msg = (
                 f"max_step has {len(self.max_step)} entries, but action has {len(self.action)} "
                 "dimensions; give one entry a dimension (null = not limited)"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _chain_moves_what_is_measured(self) -> Self:
+        if self.kinematics is None:
+            return self
+        chain = [joint.name for joint in self.kinematics.joints]
+        repeated, missing = _repeated(chain), sorted(set(chain) - {d.name for d in self.state})
+        if repeated or missing:
+            msg = (
+                f"the joints of kinematics must be different numbers of the state, but "
+                f"{(repeated or missing)[0]!r} {'appears twice' if repeated else 'is none'}"
             )
             raise ValueError(msg)
         return self
