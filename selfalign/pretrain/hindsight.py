@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selfalign.data.kinematic_chain import ChainKinematics
 from selfalign.data.recording import Recording
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
@@ -29,9 +30,10 @@ from selfalign.sim.action_spaces import (
     normalised_label,
 )
 from selfalign.sim.arm import Arm
-from selfalign.sim.batch_kinematics import BatchKinematics
+from selfalign.sim.arm_chain import chain_of
 from selfalign.sim.cameras import CameraPose, unproject
 from selfalign.sim.env import CUBE_HIGH, CUBE_LOW, KEYPOINTS
+from selfalign.sim.kinematics import TOOL_DOWN
 from selfalign.sim.motion import Command, Measured
 from selfalign.sim.recording import JOINTS_PADDED
 from selfalign.sim.robots import make_arm
@@ -102,14 +104,14 @@ class LabelledPlay:
 def label_play(recording: Recording, horizon: int, colours: int, seed: int) -> Hindsight:
     """Label frames of play for `colours` of the three cubes on average, drawn by the seed."""
     rng = np.random.default_rng((seed, 9))
-    arms: dict[str, tuple[Arm, BatchKinematics]] = {}
+    arms: dict[str, tuple[Arm, ChainKinematics]] = {}
     found: list[Hindsight] = []
     for episode in recording.episodes:
         if episode["kind"] == "play":
             name = episode["arm"]["name"]
             if name not in arms:
                 arm = make_arm(name)
-                arms[name] = (arm, BatchKinematics(arm))
+                arms[name] = (arm, ChainKinematics(chain_of(arm)))
             found.append(_label(recording, episode, *arms[name], horizon, colours, rng))
     parts = {f.name: np.concatenate([getattr(h, f.name) for h in found]) for f in fields(Hindsight)}
     order = np.argsort(parts["rows"], kind="stable")
@@ -126,7 +128,7 @@ def _label(
     recording: Recording,
     episode: dict[str, Any],
     arm: Arm,
-    kinematics: BatchKinematics,
+    kinematics: ChainKinematics,
     horizon: int,
     colours: int,
     rng: np.random.Generator,
@@ -156,7 +158,7 @@ def _cubes(
 
 
 def _expert_steps(
-    kinematics: BatchKinematics,
+    kinematics: ChainKinematics,
     joints: NDArray[np.float64],
     goal: NDArray[np.float64],
     horizon: int,
@@ -172,7 +174,7 @@ def _expert_steps(
         length = np.linalg.norm(shift, axis=-1, keepdims=True).clip(1e-9)
         target = tool + shift * np.minimum(1.0, MOTION_STEP_M / length)
         target = np.clip(target, WORKSPACE_LOW, WORKSPACE_HIGH)
-        step = kinematics.inverse(joints, target) - joints
+        step = kinematics.inverse(joints, target, TOOL_DOWN) - joints
         longest = np.abs(step).max(-1, keepdims=True).clip(1e-9)
         step = step * np.minimum(1.0, MOTION_JOINT_STEP_RAD / longest)
         steps.append((tool, target, rotation, _padded(joints), _padded(joints + step)))

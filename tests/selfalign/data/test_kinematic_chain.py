@@ -89,6 +89,8 @@ def test_rows_do_not_influence_one_another_and_leading_axes_are_kept():
     whole = kinematics.inverse(joints, target, rotation)
     one = kinematics.inverse(joints[1, 2], target[1, 2], rotation[1, 2])
     np.testing.assert_allclose(whole[1, 2], one, atol=1e-12)
+    none = kinematics.inverse(joints[:, :0], position[:, :0], rotation[0, 0])
+    assert none.shape == (2, 0, 7)
 
 
 def test_wrong_shapes_are_refused_with_what_was_expected():

@@ -15,7 +15,7 @@ from selfalign.sim.scene import build_model
 DIGITS = 2e-5
 
 
-@pytest.mark.parametrize("name", ["panda", "ur5e", "procedural-1"])
+@pytest.mark.parametrize("name", ["panda", "ur5e", "procedural-1", "procedural-2", "procedural-5"])
 def test_chain_is_the_arm_that_mujoco_simulates(name):
     arm, rng = make_arm(name), np.random.default_rng(0)
     model = build_model(arm, ("front",))
@@ -30,7 +30,7 @@ def test_chain_is_the_arm_that_mujoco_simulates(name):
         np.testing.assert_allclose(jacobian[i], mujoco_jacobian(model, joints[i]), atol=DIGITS)
 
 
-@pytest.mark.parametrize("name", ["panda", "ur5e", "procedural-1"])
+@pytest.mark.parametrize("name", ["panda", "ur5e", "procedural-1", "procedural-2", "procedural-5"])
 def test_inverse_takes_the_steps_of_the_simulators(name):
     arm, rng = make_arm(name), np.random.default_rng(1)
     slow, fast = Kinematics(arm, build_model(arm, ("front",))), ChainKinematics(chain_of(arm))
