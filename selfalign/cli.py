@@ -149,6 +149,11 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--asset", metavar="ID", help="which normalisation of openpi's assets, or none"
     )
+    command.add_argument(
+        "--cameras",
+        metavar="A,B",
+        help="what the robot calls the cameras, in the order of training (default: as the source)",
+    )
 
 
 def _add_attach(command: argparse.ArgumentParser) -> None:
@@ -254,6 +259,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         tokenizer=arguments.tokenizer,
         horizon=arguments.horizon,
         asset=arguments.asset,
+        cameras=tuple(arguments.cameras.split(",")) if arguments.cameras else None,
     )
     config = done.config
     print(f"{config.variant} ({config.flavour}) from {done.kind}: {done.numbers:,} numbers")

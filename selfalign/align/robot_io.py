@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfalign.align.batch import TransitionBatch
+from selfalign.align.camera_slots import check_cameras
 from selfalign.align.robot_numbers import RobotNumbers
 from selfalign.align.targets import aligned_numbers
 from selfalign.data.continuation import Continuation
@@ -54,7 +55,7 @@ class RobotIO:
     """Binds a policy to a robot spec. Any thread may call it: it keeps nothing but known prompts.
 
     `guidance` says how a chunk is pulled towards the one that it continues. Raises SpecError at
-    construction when the robot has more cameras, state or action numbers than the model.
+    construction when the robot has more state or action numbers than the model, or other cameras.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class RobotIO:
     ) -> None:
         config = policy.config
         for what, has, most in (
-            ("cameras", len(spec.cameras), config.max_cameras),
             ("state numbers", len(spec.state), config.state_dim),
             ("action numbers", len(spec.action), config.action_dim),
         ):
@@ -70,6 +70,7 @@ class RobotIO:
                 raise SpecError(
                     f"robot {spec.name!r} has {has} {what}; model {config.variant!r} takes {most}"
                 )
+        check_cameras(spec, config)
         self.policy = policy
         self.spec = spec
         self.guidance = guidance or Guidance()

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-_UNSEEN = "gripper"
+# Anywhere in a name: gripper_opening, left_gripper, main_gripper.pos.
+_GRIPPER = "gripper"
 
 
 def aligned_numbers(names: Iterable[str], width: int) -> NDArray[np.bool_]:
@@ -15,5 +16,5 @@ def aligned_numbers(names: Iterable[str], width: int) -> NDArray[np.bool_]:
     the loss, but its opening can hardly be seen and says nothing about camera or action space. W
     would learn it by heart. Grippers stay inputs of alignment, and are acted with as ever.
     """
-    seen = [not name.startswith(_UNSEEN) for name in names]
+    seen = [_GRIPPER not in name.lower() for name in names]
     return np.array(seen + [False] * (width - len(seen)), dtype=np.bool_)

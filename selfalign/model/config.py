@@ -77,6 +77,9 @@ class ModelConfig(_Frozen):
     alignment: StackConfig
     ttt: TTTConfig
     max_cameras: int = Field(3, ge=1)
+    cameras: tuple[str, ...] = Field(
+        (), description="Names of the cameras in the order of training; empty: any names"
+    )
     state_dim: int = Field(32, ge=1)
     action_dim: int = Field(32, ge=1)
     horizon: int = Field(ge=1, description="Commands in a chunk (H)")
@@ -110,6 +113,11 @@ class ModelConfig(_Frozen):
         if self.action.width % self.ttt.heads:
             raise ValueError(
                 f"action.width {self.action.width} is no multiple of ttt.heads {self.ttt.heads}"
+            )
+        if len(set(self.cameras)) != len(self.cameras) or len(self.cameras) > self.max_cameras:
+            raise ValueError(
+                f"cameras {list(self.cameras)} must be at most {self.max_cameras} (max_cameras) "
+                "names, each once"
             )
         if self.trained_delay >= self.horizon:
             raise ValueError(
@@ -148,6 +156,8 @@ class ModelConfig(_Frozen):
         new: dict[str, Any] = {"attached": True}
         if self.trained_delay == 0:
             new["trained_delay"] = True
+        if not self.cameras:
+            new["cameras"] = True
         if self.vision.readout == "linear":
             new["vision"] = {"readout"}
         return self.model_dump_json(exclude=new)

@@ -7,7 +7,7 @@ wrong shape is refused by name before a byte is written; a key that is left out 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from torch import Tensor
 from selfalign.errors import ModelError
 from selfalign.model.checkpoint import CONFIG, TOKENIZER, TOKENIZERS, WEIGHTS, empty_policy
 from selfalign.model.config import ModelConfig
+from selfalign.model.convert_config import named_cameras
 from selfalign.model.convert_source import Place, Source, open_source
 from selfalign.model.convert_stats import copy_stats
 from selfalign.model.keys import keeps_float32
@@ -47,6 +48,7 @@ def convert(
     tokenizer: Path | None = None,
     horizon: int | None = None,
     asset: str | None = None,
+    cameras: tuple[str, ...] | None = None,
     like: ModelConfig | None = None,
 ) -> Converted:
     """Write a checkpoint as a model directory of ours.
@@ -59,16 +61,21 @@ def convert(
         tokenizer: Its tokenizer, where the source has none.
         horizon: Commands in a chunk, where the source does not say.
         asset: Which of several normalisations openpi's `assets` holds.
+        cameras: What the robot calls the cameras, in the order that the checkpoint was trained
+            with; None keeps the source's names.
         like: Geometry instead of the published one (tests).
 
     Raises:
         ModelError: something does not fit; the message names it.
     """
     found = open_source(source, horizon=horizon, like=like)
+    if cameras is not None:
+        found = replace(found, config=named_cameras(found.config, cameras))
     text = _tokenizer_of(source, tokenizer)
     # Refuses a tokenizer that the model cannot hold, before gigabytes are written.
     empty_policy(found.config, read_tokenizer(text))
-    notes = [f"left out {len(names)} keys: {why}" for why, names in sorted(found.dropped.items())]
+    notes = [_of_cameras(found.config)]
+    notes += [f"left out {len(names)} keys: {why}" for why, names in sorted(found.dropped.items())]
     with new_directory(target) as made:
         notes += copy_stats(found, source, made, asset=asset)
         shutil.copyfile(text, made / TOKENIZERS[text.suffix != ".json"])
@@ -94,6 +101,15 @@ def new_directory(target: Path) -> Iterator[Path]:
         yield made
         # POSIX lets a directory replace an empty one.
         made.replace(target)
+
+
+def _of_cameras(config: ModelConfig) -> str:
+    if not config.cameras:
+        return "the source names no cameras: a robot's cameras are taken in the order of its spec"
+    return (
+        f"cameras in this order: {', '.join(config.cameras)}; a robot spec has these names, or "
+        "give --cameras with the names that it has"
+    )
 
 
 def _plan(source: Source, dtype: Precision | None) -> dict[str, Planned]:

@@ -18,6 +18,10 @@ from selfalign.model.config import (
 Flavour = Literal["pi0", "pi05"]
 Kind = Literal["openpi", "lerobot", "selfalign"]
 
+# openpi's code names three slots, whatever the robot (models/model.py); masked ones are left out.
+_OPENPI_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+_IMAGES, _EMPTY = "observation.images.", "empty_camera_"
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises ModelError when there is none."""
@@ -80,6 +84,24 @@ def published_config(
         raise ModelError(f"config.json of the source: {wrong_fields(error)}") from None
 
 
+def named_cameras(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
+    """A configuration whose cameras are called otherwise.
+
+    Raises:
+        ModelError: there are not as many names as cameras, or one comes twice.
+    """
+    if config.cameras and len(names) > len(config.cameras):
+        raise ModelError(
+            f"{len(names)} names for cameras ({', '.join(names)}), but the checkpoint was trained "
+            f"with {len(config.cameras)}: {', '.join(config.cameras)}; give a name for each of the "
+            "first ones, in this order"
+        )
+    try:
+        return ModelConfig.model_validate(config.model_dump() | {"cameras": names})
+    except ValidationError as error:
+        raise ModelError(f"--cameras: {wrong_fields(error)}") from None
+
+
 def _with_variants(base: ModelConfig, told: dict[str, Any]) -> ModelConfig:
     language = gemma_variant(_plain(told.get("paligemma_variant", "gemma_2b")))
     action = gemma_variant(_plain(told.get("action_expert_variant", "gemma_300m")))
@@ -97,7 +119,7 @@ def _plain(variant: str) -> str:
 
 
 def _openpi_fields(told: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {"cameras": _OPENPI_CAMERAS}
     if "action_dim" in told:
         out |= {"action_dim": told["action_dim"], "state_dim": told["action_dim"]}
     if "action_horizon" in told:
@@ -126,6 +148,12 @@ def _lerobot_fields(told: dict[str, Any], flavour: Flavour) -> dict[str, Any]:
         "max_period": "max_period",
     }
     out = {ours: told[theirs] for theirs, ours in names.items() if theirs in told}
-    features = told.get("input_features") or {}
-    cameras = sum(feature.get("type") == "VISUAL" for feature in features.values())
-    return out | {"max_cameras": max(3, cameras)}
+    cameras = _lerobot_cameras(told.get("input_features") or {})
+    return out | {"max_cameras": max(3, len(cameras)), "cameras": cameras}
+
+
+def _lerobot_cameras(features: dict[str, Any]) -> tuple[str, ...]:
+    """The cameras in LeRobot's order: that of config.json. Empty ones stand for none."""
+    visual = [key for key, feature in features.items() if feature.get("type") == "VISUAL"]
+    names = (key.removeprefix(_IMAGES) for key in visual)
+    return tuple(name for name in names if not name.startswith(_EMPTY))

@@ -22,6 +22,14 @@ def test_convert_says_what_it_read_and_wrote(
     assert load_policy(tmp_path / "b").config == random_policy().config
 
 
+def test_convert_names_cameras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_policy(random_policy(), tmp_path / "a")
+    arguments = ["--from", str(tmp_path / "a"), "--to", str(tmp_path / "b")]
+    assert main(["convert", *arguments, "--cameras", "front,wrist"]) == 0
+    assert "cameras in this order: front, wrist" in capsys.readouterr().out
+    assert load_policy(tmp_path / "b").config.cameras == ("front", "wrist")
+
+
 def test_convert_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_checkpoint(tmp_path / "a", {}, {"action_dim": 32, "action_horizon": 5})
     assert main(["convert", "--from", str(source), "--to", str(tmp_path / "b")]) == 2

@@ -356,3 +356,61 @@ def test_half_a_ttt_layer_is_refused(tmp_path: Path) -> None:
     del tensors[f"{ROOT}gemma_expert.model.layers.0.ttt_layer.k_proj.weight"]
     with pytest.raises(ModelError, match=r"missing keys \['action.layers.0.ttt.k_proj.weight'\]"):
         converted(tmp_path, tensors, flavour="pi05")
+
+
+# --- cameras ------------------------------------------------------------------------------------
+
+OPENPI_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+
+
+def lerobot(*keys: str) -> dict[str, Any]:
+    """The config.json of LeRobot with these inputs, in this order."""
+    features = {key: {"type": "VISUAL", "shape": [3, 224, 224]} for key in keys}
+    state = {"observation.state": {"type": "STATE", "shape": [32]}}
+    return {"type": "pi0", "chunk_size": 6, "input_features": {**features, **state}}
+
+
+@pytest.mark.parametrize(
+    ("told", "cameras"),
+    [
+        (OPENPI, OPENPI_CAMERAS),
+        (lerobot(*(f"observation.images.{name}" for name in OPENPI_CAMERAS)), OPENPI_CAMERAS),
+        (
+            lerobot("observation.images.wrist", "observation.images.top", "observation.image"),
+            ("wrist", "top", "observation.image"),
+        ),
+        (lerobot("observation.images.top", "observation.images.empty_camera_0"), ("top",)),
+        ({"type": "pi0", "chunk_size": 6}, ()),
+    ],
+)
+def test_order_of_the_cameras_is_that_of_the_source(
+    tmp_path: Path, told: dict[str, Any], cameras: tuple[str, ...]
+) -> None:
+    converted(tmp_path, tensors_of(), told)
+    assert ModelConfig.load(tmp_path / "target" / "config.json").cameras == cameras
+
+
+def test_cameras_may_be_called_what_the_robot_calls_them(tmp_path: Path) -> None:
+    converted(tmp_path, tensors_of(), cameras=("front", "wrist"))
+    found = ModelConfig.load(tmp_path / "target" / "config.json")
+    assert found.cameras == ("front", "wrist")
+    convert(tmp_path / "target", tmp_path / "again", cameras=("top", "hand"))
+    assert ModelConfig.load(tmp_path / "again" / "config.json").cameras == ("top", "hand")
+
+
+@pytest.mark.parametrize(
+    ("cameras", "told"),
+    [(("a", "b", "c", "d"), "4 names for cameras"), (("a", "a"), "each once")],
+)
+def test_names_that_are_no_names_of_cameras(
+    tmp_path: Path, cameras: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        converted(tmp_path, tensors_of(), cameras=cameras)
+    assert not (tmp_path / "target").exists()
+
+
+def test_model_without_names_of_cameras_keeps_its_identity() -> None:
+    config = small_config()
+    assert '"cameras"' not in config.identity()
+    assert '"cameras":["a"]' in config.model_copy(update={"cameras": ("a",)}).identity()
