@@ -160,19 +160,22 @@ def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     Raises:
         AugmentationError: an image does not have more than `radius` rows and columns.
     """
-    batch, channels, rows, columns = x.shape
+    rows, columns = x.shape[-2:]
     if radius >= min(rows, columns):
         raise AugmentationError(
             f"a blur of radius {radius} needs larger images than {rows} x {columns}"
         )
     at = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    weights = torch.exp(-0.5 * (at / sigma[:, 0].clamp_min(1e-3)) ** 2)
-    weights = weights / weights.sum(-1, keepdim=True)
-    kernel = weights.expand(batch, channels, -1).reshape(batch * channels, 1, 1, -1)
-    flat = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)[None]
-    flat = F.conv2d(flat, kernel, groups=batch * channels)
-    flat = F.conv2d(flat, kernel.transpose(-1, -2), groups=batch * channels)
-    return flat[0].unflatten(0, (batch, channels))
+    weights = torch.exp(-0.5 * (at / sigma.clamp_min(1e-3)) ** 2)
+    taps = (weights / weights.sum(-1, keepdim=True)).unbind(-1)
+    # A sum of shifted images: on a CPU far faster than a convolution in B * 3 groups.
+    for axis, size in ((-2, rows), (-1, columns)):
+        margin = (0, 0, radius, radius) if axis == -2 else (radius, radius, 0, 0)
+        padded = F.pad(x, margin, mode="reflect")
+        x = torch.zeros_like(x)
+        for shift, tap in enumerate(taps):
+            x = torch.addcmul(x, tap[..., None], padded.narrow(axis, shift, size))
+    return x
 
 
 def _grey(x: Tensor) -> Tensor:
