@@ -84,7 +84,8 @@ def encode_rows(
         text = torch.from_numpy(prompt[at].astype(np.int64))
         images = to_pixels(np.array(recording["images"][rows[at]]))[:, None]
         camera = torch.ones(len(images), 1, dtype=torch.bool)
-        prefix = policy.prefix(images, camera, tokens[text], token_mask[text])
+        inputs = (images, camera, tokens[text], token_mask[text])
+        prefix = policy.prefix(*(tensor.to(policy.device) for tensor in inputs))
         # One allocation for all rows: the cache is gigabytes, a second copy may not fit.
         cache = cache or _empty(prefix, len(rows))
         cache.key_values[at] = prefix.key_values.half()
@@ -95,10 +96,13 @@ def encode_rows(
 
 
 def _empty(prefix: Prefix, rows: int) -> PrefixCache:
+    def room(like: Tensor, dtype: torch.dtype) -> Tensor:
+        return torch.empty(rows, *like.shape[1:], dtype=dtype)
+
     return PrefixCache(
-        prefix.key_values.new_empty(rows, *prefix.key_values.shape[1:], dtype=torch.float16),
-        prefix.mask.new_empty(rows, *prefix.mask.shape[1:]),
-        prefix.features.new_empty(rows, *prefix.features.shape[1:]),
+        room(prefix.key_values, torch.float16),
+        room(prefix.mask, torch.bool),
+        room(prefix.features, torch.float32),
         prefix.image_tokens,
     )
 

@@ -88,7 +88,28 @@ class Stage1Config(_Frozen):
     warmup: float = Field(0.05, ge=0, lt=1)
     action_weight: float = Field(1.0, ge=0)
     compile: bool = Field(False, description="Minutes at first, then 1.7x faster [on CPU]")
+    accumulate: int = Field(
+        1, ge=1, description="Micro-batches that the slots of an iteration are cut into"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute the experts' layers twice, to keep less of them in memory"
+    )
+    bfloat16: bool = Field(
+        False, description="Autocast of the trunk; weights, W and their steps stay float32"
+    )
+    read_ahead: bool = Field(True, description="A thread reads the next micro-batch meanwhile")
     inner: AlignmentConfig = AlignmentConfig()
+
+    @model_validator(mode="after")
+    def _slots_suffice(self) -> Self:
+        chosen = self.slots_per_iteration
+        if chosen > self.slots:
+            raise ValueError(f"slots_per_iteration {chosen} must be at most slots {self.slots}")
+        if self.accumulate > chosen:
+            raise ValueError(
+                f"accumulate {self.accumulate} must be at most slots_per_iteration {chosen}"
+            )
+        return self
 
 
 class PretrainConfig(_Frozen):
@@ -107,6 +128,7 @@ class PretrainConfig(_Frozen):
     threads: int = Field(1, ge=1)
     log_every: int = Field(50, ge=1)
     evaluate_every: int = Field(500, ge=1)
+    evaluate_on: int = Field(8, ge=1, description="Held-out embodiments of each family")
     checkpoint_every: int = Field(500, ge=1)
 
     @model_validator(mode="after")

@@ -27,7 +27,8 @@ from selfalign.model.prefix import Prefix
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.dataset_frames import DatasetFrames
 from selfalign.pretrain.dataset_prefix import DatasetPrefixes
-from selfalign.pretrain.stage1 import Part
+from selfalign.pretrain.draws import Draws, each
+from selfalign.pretrain.stage1_data import Part
 
 _HELD_OUT = 0.1
 _SCALES = (0.7, 1.3)
@@ -123,12 +124,25 @@ class DatasetSource:
             for name, new in (("own_numbers", False), ("renumbered", True))
         }
 
+    @property
+    def computes(self) -> bool:
+        """Whether batches need the policy, because prefixes are not kept."""
+        return not self.prefixes.are_kept
+
+    def action_numbers(self, embodiment: DatasetEmbodiment) -> int:
+        """How many numbers one of its actions has."""
+        del embodiment
+        return int(self._numbers.sum())
+
     def transitions(
-        self, embodiments: list[DatasetEmbodiment], rng: np.random.Generator, count: int, part: Part
+        self, embodiments: list[DatasetEmbodiment], draws: Draws, count: int, part: Part
     ) -> TransitionBatch:
         """`count` random transitions of each embodiment, in order of embodiments."""
         stride = self.policy.config.stride
-        rows = [rng.choice(getattr(e, part), count) for e in embodiments]
+        rngs = each(draws, len(embodiments))
+        rows = [
+            rng.choice(getattr(e, part), count) for e, rng in zip(embodiments, rngs, strict=True)
+        ]
         actions = [self._actions(e, r, stride) for e, r in zip(embodiments, rows, strict=True)]
         at = np.concatenate(rows)
         return TransitionBatch(
@@ -142,11 +156,12 @@ class DatasetSource:
         )
 
     def demonstrations(
-        self, embodiments: list[DatasetEmbodiment], rng: np.random.Generator, count: int
+        self, embodiments: list[DatasetEmbodiment], draws: Draws, count: int
     ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
         """Prefix, state, chunk [B, H, A] and action mask [B, A] of random frames."""
         horizon = self.policy.config.horizon
-        rows = [rng.choice(e.chunks, count) for e in embodiments]
+        rngs = each(draws, len(embodiments))
+        rows = [rng.choice(e.chunks, count) for e, rng in zip(embodiments, rngs, strict=True)]
         chunks = [self._actions(e, r, horizon) for e, r in zip(embodiments, rows, strict=True)]
         at = np.concatenate(rows)
         mask = self._tensor(self._numbers).expand(len(at), -1)

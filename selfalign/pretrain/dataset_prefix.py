@@ -39,6 +39,11 @@ class DatasetPrefixes:
         }
         self._kept: dict[str, dict[str, NDArray[Any]]] = {}
 
+    @property
+    def are_kept(self) -> bool:
+        """Whether all prefixes are on disk, so that none needs the policy."""
+        return len(self._kept) == len(self._tokens)
+
     def at(self, rows: NDArray[np.int64], prompt: Prompt) -> Prefix:
         """The prefixes of some rows [B]."""
         if prompt in self._kept:

@@ -12,8 +12,9 @@ import torch
 from selfalign.align.aligner import Aligner
 from selfalign.model.policy import Policy
 from selfalign.model.weights import FastWeights
+from selfalign.pretrain.batches import moved
 from selfalign.pretrain.config import Stage1Config
-from selfalign.pretrain.stage1 import E, TrainingData
+from selfalign.pretrain.stage1_data import E, TrainingData
 
 _CHUNKS = 32
 
@@ -46,7 +47,8 @@ def adaptation_curve(
         if step in checkpoints:
             out.append(_measure(policy, data, embodiments, state.w, aligner, step))
         if step < max(checkpoints):
-            state = aligner.step(data.transitions(embodiments, rng, 32, "support"), state)
+            batch = data.transitions(embodiments, rng, 32, "support")
+            state = aligner.step(moved(batch, policy.device), state)
     return out
 
 
@@ -60,10 +62,13 @@ def _measure(
     step: int,
 ) -> HeldOutError:
     rng = np.random.default_rng(6)
-    report = aligner.losses(policy, data.transitions(embodiments, rng, 32, "query"), w)
-    prefix, state, chunk, mask = data.demonstrations(embodiments, rng, _CHUNKS)
-    noise = torch.randn(chunk.shape, generator=torch.Generator().manual_seed(0))
-    predicted = policy.act(prefix, state, w, noise=noise)
+    device = policy.device
+    batch = data.transitions(embodiments, rng, 32, "query")
+    report = aligner.losses(policy, moved(batch, device), w)
+    prefix, *rest = data.demonstrations(embodiments, rng, _CHUNKS)
+    state, chunk, mask = (tensor.to(device) for tensor in rest)
+    noise = torch.randn(chunk.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    predicted = policy.act(prefix.to(device), state, w, noise=noise)
     weight = mask[:, None].float().expand_as(chunk)
     error = ((predicted - chunk).square() * weight).sum() / weight.sum()
     mean = (chunk * weight).sum((0, 1)) / weight.sum((0, 1)).clamp_min(1)

@@ -1,6 +1,7 @@
 """What a long run leaves behind: a log, a progress bar, and a state it can resume from."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,17 @@ from tqdm import tqdm
 
 @final
 class Journal:
-    """Means of metrics as JSON lines, and a progress bar. Append-only: a resumed run goes on."""
+    """Means of metrics as JSON lines, and a progress bar. Append-only: a resumed run goes on.
 
-    def __init__(self, path: Path, phase: str, total: int, start: int, every: int) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    Without a path it writes and shows nothing, for every process of a run but the first.
+    """
+
+    def __init__(self, path: Path | None, phase: str, total: int, start: int, every: int) -> None:
+        self._file = (path or Path(os.devnull)).open("a", encoding="utf-8")
         self._phase, self._every = phase, every
-        self._bar = tqdm(total=total, initial=start, desc=phase, mininterval=5)
+        self._bar = tqdm(
+            total=total, initial=start, desc=phase, mininterval=5, disable=path is None
+        )
         self._sums: dict[str, list[float]] = {}
         self._started = time.monotonic()
 

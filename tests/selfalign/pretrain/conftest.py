@@ -40,6 +40,7 @@ else:
             ),
             log_every=1,
             evaluate_every=100,
+            evaluate_on=1,
             checkpoint_every=2,
         )
 

@@ -22,8 +22,8 @@ from selfalign.model.policy import Policy
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.dataset import DatasetSource, Numbering, open_dataset
 from selfalign.pretrain.dataset_frames import DatasetFrames
+from selfalign.pretrain.inner_loop import InnerLoop
 from selfalign.pretrain.start import policy_of, recorded
-from selfalign.pretrain.trainer import InnerLoop
 from tests.fakes.lerobot_dataset import Written, action_of
 from tests.fakes.models import random_policy
 

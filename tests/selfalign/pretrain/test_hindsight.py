@@ -12,7 +12,7 @@ from selfalign.pretrain.cache import build_cache
 from selfalign.pretrain.config import PretrainConfig
 from selfalign.pretrain.embodiments import load_groups, relabel
 from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
-from selfalign.pretrain.stage1 import Stage1Data
+from selfalign.pretrain.stage1_data import Stage1Data
 from selfalign.sim.action_spaces import MOTION_STEP_M, random_space
 from selfalign.sim.cameras import CameraPose, project, random_camera, unproject
 from selfalign.sim.scene import COLOURS
@@ -50,7 +50,7 @@ def test_labels_are_what_the_recorded_expert_asked_for(
     episode = demo | {"kind": "play"}
     copy = Recording(recording.directory)
     copy.episodes = [episode]
-    hindsight = label_play(copy, horizon=4, colours=3, seed=0)
+    hindsight = label_play(copy, horizon=4, colours=3, seed=0, tasks={\"reach\": 1.0})
     own = np.flatnonzero(hindsight.colours == COLOURS.index(demo["colour"]))
     own = own[hindsight.rows[own] < demo["stop"] - 4]
     group = load_groups(recording, config.model)[demo["group"]]
@@ -64,7 +64,7 @@ def test_labels_are_what_the_recorded_expert_asked_for(
 
 
 def test_no_label_asks_for_more_than_the_longest_step(recording: Recording) -> None:
-    hindsight = label_play(recording, horizon=3, colours=2, seed=0)
+    hindsight = label_play(recording, horizon=3, colours=2, seed=0, tasks={\"reach\": 1.0})
     length = np.linalg.norm(hindsight.targets - hindsight.tools, axis=-1)
     assert length.max() <= MOTION_STEP_M + 1e-6
     assert np.all(np.diff(hindsight.rows) >= 0)
@@ -80,7 +80,7 @@ def test_a_cube_off_the_table_is_never_labelled(recording: Recording) -> None:
     copy = Recording(recording.directory)
     copy.episodes = [episode]
     copy._arrays["keypoints"] = points
-    hindsight = label_play(copy, horizon=2, colours=3, seed=0)
+    hindsight = label_play(copy, horizon=2, colours=3, seed=0, tasks={\"reach\": 1.0})
     assert set(hindsight.colours) == {1, 2}
 
 
@@ -89,7 +89,7 @@ def test_batches_mix_play_and_demonstrations_of_their_own_embodiment(
 ) -> None:
     torch.manual_seed(0)
     policy = Policy(config.model)
-    hindsight = label_play(recording, config.model.horizon, colours=3, seed=0)
+    hindsight = label_play(recording, config.model.horizon, colours=3, seed=0, tasks={\"reach\": 1.0})
     labelled = LabelledPlay(hindsight, hindsight_cache(policy, recording, hindsight), share=0.5)
     data = Stage1Data(policy, recording, build_cache(policy, recording), 1, labelled)
     rng = np.random.default_rng(0)

@@ -32,7 +32,7 @@ def live(pool: Pool, iterations: range) -> list[list[int]]:
     visited = []
     for iteration in iterations:
         slots = pool.choose()
-        pool.update(slots, gradient(len(slots), iteration), canonical=1 / (2 + iteration))
+        pool.apply(pool.visit(slots, 1 / (2 + iteration)), gradient(len(slots), iteration))
         visited.append(slots.tolist())
     return visited
 
@@ -55,7 +55,7 @@ def test_chosen_slots_are_distinct_and_in_order() -> None:
 
 def test_only_visited_slots_move_and_age() -> None:
     pool = make_pool()
-    pool.update(torch.tensor([1, 3]), gradient(2), canonical=0.5)
+    pool.apply(pool.visit(torch.tensor([1, 3]), 0.5), gradient(2))
     moved = pool.delta.W1.flatten(1).abs().amax(1)
     assert (moved > 0).tolist() == [False, True, False, True, False]
     assert pool.age.tolist() == [0, 1, 0, 1, 0]
@@ -65,7 +65,7 @@ def test_each_slot_takes_the_adam_steps_of_its_own_life() -> None:
     pool = make_pool()
     visits = [[0, 1], [1, 2], [1, 4], [0, 1]]
     for number, slots in enumerate(visits):
-        pool.update(torch.tensor(slots), gradient(2, number), canonical=0.5)
+        pool.apply(pool.visit(torch.tensor(slots), 0.5), gradient(2, number))
     for slot in (0, 1):
         parameter = torch.nn.Parameter(torch.zeros(2, 3, 4, 4))
         inner = pool.config.inner
@@ -84,9 +84,9 @@ def test_slot_starts_anew_when_its_life_is_over() -> None:
     pool.lifetime[2] = 2.5
     old = pool.embodiments[2]
     for _ in range(2):
-        pool.update(torch.tensor([2, 3]), gradient(2), canonical=0.25)
+        pool.apply(pool.visit(torch.tensor([2, 3]), 0.25), gradient(2))
     assert pool.embodiments[2] == old
-    pool.update(torch.tensor([2, 3]), gradient(2), canonical=0.25)
+    pool.apply(pool.visit(torch.tensor([2, 3]), 0.25), gradient(2))
     assert pool.embodiments[2] != old
     assert pool.embodiments[2][2] == 0.25
     assert pool.age.tolist() == [0, 0, 0, 3, 0]

@@ -14,11 +14,15 @@ from selfalign.errors import StoreError
 from selfalign.model.checkpoint import load_policy
 from selfalign.model.policy import Policy
 from selfalign.model.weights import FastWeights
+from selfalign.pretrain.batches import draw_batch, draw_frames
 from selfalign.pretrain.cache import PrefixCache, build_cache
-from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.config import PretrainConfig, Stage1Config
+from selfalign.pretrain.embodiments import Embodiment
+from selfalign.pretrain.inner_loop import InnerLoop
 from selfalign.pretrain.prefix import load_frames
-from selfalign.pretrain.stage1 import Stage1Data, action_loss, compiled, outer_and_inner
-from selfalign.pretrain.trainer import InnerLoop, open_data, pretrain
+from selfalign.pretrain.stage1 import PartLosses, Whole, action_loss, compiled, outer_and_inner
+from selfalign.pretrain.stage1_data import Stage1Data
+from selfalign.pretrain.trainer import open_data, pretrain
 from tests.fakes.models import random_w
 
 
@@ -44,6 +48,20 @@ def data(recorded: Path, config: PretrainConfig, cache: PrefixCache) -> Stage1Da
 
 def make_loop(config: PretrainConfig, data: Stage1Data) -> InnerLoop:
     return InnerLoop(config.stage1, config.seed, make_policy(config), data)
+
+
+def losses_of(
+    policy: Policy,
+    data: Stage1Data,
+    embodiments: list[Embodiment],
+    delta: FastWeights,
+    settings: Stage1Config,
+) -> PartLosses:
+    """The losses of an iteration of one part, drawn by generator 7."""
+    batch = draw_batch(data, embodiments, np.random.default_rng(7), settings)
+    whole = Whole.of(policy, data, embodiments, settings)
+    losses = AlignmentLosses(settings.inner)
+    return outer_and_inner(policy, losses, batch, delta, whole, settings)
 
 
 def everything(loop: InnerLoop) -> dict[str, Tensor]:
@@ -123,9 +141,7 @@ def test_delta_gets_the_gradient_of_its_own_alignment_loss_and_of_nothing_else(
     embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
     delta = random_w(policy, 2)
 
-    outcome = outer_and_inner(
-        policy, losses, data, embodiments, delta, settings, np.random.default_rng(7)
-    )
+    outcome = losses_of(policy, data, embodiments, delta, settings)
     outcome.total.backward()
     got = outcome.slot_gradient()
 
@@ -150,15 +166,8 @@ def test_action_loss_reaches_trunk_and_w0_but_not_delta(
     quiet = settings.inner.model_copy(
         update={f"lambda_{n}": 0.0 for n in ("perception", "inverse_dynamics", "dynamics")}
     )
-    outcome = outer_and_inner(
-        policy,
-        AlignmentLosses(quiet),
-        data,
-        embodiments,
-        random_w(policy, 2),
-        settings,
-        np.random.default_rng(7),
-    )
+    settings = settings.model_copy(update={"inner": quiet})
+    outcome = losses_of(policy, data, embodiments, random_w(policy, 2), settings)
     outcome.total.backward()
     assert not outcome.slot_gradient().W1.any()
     assert policy.w0_W1.grad is not None
@@ -171,10 +180,12 @@ def test_action_loss_depends_on_the_delta_of_the_slot(
 ) -> None:
     settings, policy = config.stage1, make_policy(config)
     embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
+    frames = draw_frames(data, embodiments, np.random.default_rng(0), settings)
+    whole = Whole.of(policy, data, embodiments, settings)
     values = []
     for seed in (0, 0, 1):
-        w, rng = random_w(policy, 2, seed), np.random.default_rng(0)
-        values.append(float(action_loss(policy, data, embodiments, w, settings, rng).detach()))
+        loss = action_loss(policy, frames, random_w(policy, 2, seed), whole)
+        values.append(float(loss.detach()))
     assert values[0] == values[1] != values[2]
 
 
@@ -183,12 +194,13 @@ def test_action_loss_ignores_numbers_that_the_robot_has_not(
 ) -> None:
     settings, policy = config.stage1, make_policy(config)
     embodiments = [data.draw(1, 1, 0.0, settings)]
-    w = random_w(policy, 1)
-    before = action_loss(policy, data, embodiments, w, settings, np.random.default_rng(0))
+    w, whole = random_w(policy, 1), Whole.of(policy, data, embodiments, settings)
+    frames = draw_frames(data, embodiments, np.random.default_rng(0), settings)
+    before = action_loss(policy, frames, w, whole)
     with torch.no_grad():
         absent = ~torch.from_numpy(embodiments[0].action_mask)
         policy.action_out_proj.bias[absent] += 100
-    after = action_loss(policy, data, embodiments, w, settings, np.random.default_rng(0))
+    after = action_loss(policy, frames, w, whole)
     assert torch.equal(before, after)
 
 
@@ -215,7 +227,7 @@ def test_slots_that_are_not_drawn_keep_their_delta(
     loop.step(0)
     moved = loop.pool.delta.W1.flatten(1).abs().amax(1) > 0
     assert int(moved.sum()) == config.stage1.slots_per_iteration
-    assert torch.equal(moved, loop.pool.age > 0)
+    assert torch.equal(moved, loop.pool.state()["age"] > 0)
 
 
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
@@ -290,15 +302,8 @@ def test_cache_is_built_once_and_read_again(run_dir: Path, config: PretrainConfi
 
 def test_slot_gradient_needs_a_backward_pass(data: Stage1Data, config: PretrainConfig) -> None:
     policy = make_policy(config)
-    outcome = outer_and_inner(
-        policy,
-        AlignmentLosses(),
-        data,
-        [data.draw(1, 1, 0.0, config.stage1)],
-        FastWeights.stack([policy.base_w()]),
-        config.stage1,
-        np.random.default_rng(0),
-    )
+    embodiments, delta = [data.draw(1, 1, 0.0, config.stage1)], FastWeights.stack([policy.base_w()])
+    outcome = losses_of(policy, data, embodiments, delta, config.stage1)
     with pytest.raises(AssertionError, match="before backward"):
         outcome.slot_gradient()
 
@@ -334,9 +339,7 @@ def test_trunk_learns_from_query_transitions_too(data: Stage1Data, config: Pretr
     settings, policy = config.stage1, make_policy(config)
     embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
     losses, delta = AlignmentLosses(settings.inner), random_w(policy, 2)
-    outcome = outer_and_inner(
-        policy, losses, data, embodiments, delta, settings, np.random.default_rng(7)
-    )
+    outcome = losses_of(policy, data, embodiments, delta, settings)
     rng = np.random.default_rng(7)
     w = delta.combine(policy.live_w0(), torch.add)
     expected = {}

@@ -7,8 +7,9 @@ import torch
 
 from selfalign.model.weights import FastWeights
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
+from selfalign.pretrain.inner_loop import InnerLoop
 from selfalign.pretrain.pool import Pool
-from selfalign.pretrain.trainer import InnerLoop, open_data, prefix_policy
+from selfalign.pretrain.trainer import open_data, prefix_policy
 from tests.fakes.models import random_numbers
 
 W0 = FastWeights(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 1, 4), (0,))
@@ -25,8 +26,8 @@ def drawn(embodiments: int | None) -> set[tuple[int, int]]:
     found = set(pool.embodiments)
     for _ in range(30):
         slots = pool.choose()
-        zero = W0.map(lambda t: torch.zeros(len(slots), *t.shape))
-        pool.update(slots, zero, canonical=0.5)
+        zero = FastWeights.stack([W0.map(torch.zeros_like)] * len(slots))
+        pool.apply(pool.visit(slots, 0.5), zero)
         found |= set(pool.embodiments)
     return found
 

@@ -1,0 +1,209 @@
+"""Stage 1's data: what the inner loop asks of them, and the simulator's recording as their source.
+
+Shape key: n embodiments, B = n * count rows, H horizon, A action numbers.
+"""
+
+from typing import Literal, Protocol, TypeVar, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfalign.align.batch import TransitionBatch
+from selfalign.data.recording import Recording
+from selfalign.errors import StoreError
+from selfalign.model.policy import Policy
+from selfalign.model.prefix import Prefix
+from selfalign.pretrain.cache import PrefixCache, play_length
+from selfalign.pretrain.config import Stage1Config
+from selfalign.pretrain.draws import Draws, each
+from selfalign.pretrain.embodiments import (
+    Embodiment,
+    Group,
+    draw_space,
+    load_groups,
+    normalised_states,
+    relabel,
+)
+from selfalign.pretrain.hindsight import LabelledPlay
+
+Part = Literal["support", "query"]
+PARTS: tuple[Part, Part] = ("support", "query")
+E = TypeVar("E")
+
+
+class TrainingData(Protocol[E]):
+    """What stage 1 asks of its data; E is what the data call an embodiment.
+
+    `computes` says that batches need the policy, which only one thread may use.
+    """
+
+    @property
+    def computes(self) -> bool:
+        """Whether batches need the policy."""
+
+    def draw(self, seed: int, group_seed: int, canonical: float, config: Stage1Config) -> E:
+        """See `Stage1Data`."""
+
+    def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[E]]:
+        """See `Stage1Data`."""
+
+    def action_numbers(self, embodiment: E) -> int:
+        """See `Stage1Data`."""
+
+    def transitions(
+        self, embodiments: list[E], draws: Draws, count: int, part: Part
+    ) -> TransitionBatch:
+        """See `Stage1Data`."""
+
+    def demonstrations(
+        self, embodiments: list[E], draws: Draws, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """See `Stage1Data`."""
+
+    def policy_frames(
+        self, embodiments: list[E], draws: Draws, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """See `Stage1Data`."""
+
+
+@final
+class Stage1Data:
+    """Recording, cache and groups; draws embodiments and cuts batches.
+
+    The last `held_out` groups are never trained on. Raises StoreError when the recording has no
+    usable group to train on, or none to hold out. Batches may be cut by any thread.
+    """
+
+    computes = False
+
+    def __init__(
+        self,
+        policy: Policy,
+        recording: Recording,
+        cache: PrefixCache,
+        held_out: int,
+        labelled: LabelledPlay | None = None,
+    ) -> None:
+        self.policy = policy
+        self.labelled = labelled
+        self.recording = recording
+        self.cache = cache
+        groups = load_groups(recording, policy.config)
+        states, mask = normalised_states(recording, groups, policy.config.state_dim)
+        self.states, self.state_mask = torch.from_numpy(states), torch.from_numpy(mask)
+        self.train_groups = [g for g in groups[:-held_out] if _is_usable(g)]
+        self.held_out_groups = [g for g in groups[-held_out:] if _is_usable(g)]
+        if not self.train_groups or not self.held_out_groups:
+            raise StoreError(
+                f"{recording.directory} has {len(self.train_groups)} usable groups to train on and "
+                f"{len(self.held_out_groups)} of {held_out} held out; record more groups or demos"
+            )
+        self.play_length = play_length(cache, recording)
+
+    def draw(
+        self, seed: int, group_seed: int, canonical: float, config: Stage1Config
+    ) -> Embodiment:
+        """A training embodiment: its group from one seed, its action space from another."""
+        rng = np.random.default_rng(seed)
+        group = self.train_groups[group_seed % len(self.train_groups)]
+        families = config.arm_families.get(group.arm.name, config.families)
+        if rng.random() < canonical:
+            families = config.canonical_families
+        return self.embodiment(group, rng, families, swap=bool(rng.random() < 0.5))
+
+    def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[Embodiment]]:
+        """Unseen cameras with unseen spaces, by family; always the same for a seed."""
+        groups = [self.held_out_groups[i % len(self.held_out_groups)] for i in range(count)]
+        out = {}
+        for family in ("tool_canonical", *config.families):
+            rng = np.random.default_rng((seed, 77))
+            out[family] = [self.embodiment(group, rng, {family: 1.0}) for group in groups]
+        return out
+
+    def embodiment(
+        self,
+        group: Group,
+        rng: np.random.Generator,
+        families: dict[str, float],
+        *,
+        swap: bool = False,
+    ) -> Embodiment:
+        """A group in a drawn action space."""
+        space = draw_space(rng, families, group.arm)
+        return relabel(self.recording, group, space, self.policy.config.action_dim, swap=swap)
+
+    def action_numbers(self, embodiment: Embodiment) -> int:
+        """How many numbers one of its actions has."""
+        return int(embodiment.action_mask.sum())
+
+    def transitions(
+        self, embodiments: list[Embodiment], draws: Draws, count: int, part: Part
+    ) -> TransitionBatch:
+        """`count` random play transitions of each embodiment, in order of embodiments."""
+        stride = self.policy.config.stride
+        rngs = each(draws, len(embodiments))
+        rows = [
+            rng.choice(getattr(e, part), count) for e, rng in zip(embodiments, rngs, strict=True)
+        ]
+        actions = [
+            e.actions[(r - e.group.start)[:, None] + np.arange(stride)]
+            for e, r in zip(embodiments, rows, strict=True)
+        ]
+        at = torch.from_numpy(np.concatenate(rows))
+        return TransitionBatch(
+            self.cache.at(at, self.play_length),
+            self.cache.features_at(at + stride),
+            self.states[at],
+            torch.from_numpy(np.concatenate(actions)),
+            self.state_mask[at],
+            _repeat([e.aligned_mask for e in embodiments], count),
+        )
+
+    def demonstrations(
+        self, embodiments: list[Embodiment], draws: Draws, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """Prefix, state, chunk [B, H, A] and action mask [B, A] of random demonstration frames."""
+        horizon = self.policy.config.horizon
+        rngs = each(draws, len(embodiments))
+        rows = [rng.choice(e.group.chunks, count) for e, rng in zip(embodiments, rngs, strict=True)]
+        chunks = [
+            e.actions[(r - e.group.start)[:, None] + np.arange(horizon)]
+            for e, r in zip(embodiments, rows, strict=True)
+        ]
+        at = torch.from_numpy(np.concatenate(rows))
+        chunk = torch.from_numpy(np.concatenate(chunks))
+        mask = _repeat([e.action_mask for e in embodiments], count)
+        return self.cache.at(at), self.states[at], chunk, mask
+
+    def policy_frames(
+        self, embodiments: list[Embodiment], draws: Draws, count: int
+    ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
+        """As `demonstrations`, a share of them labelled play; what the action loss trains on."""
+        played = round(count * self.labelled.share) if self.labelled is not None else 0
+        if self.labelled is None or not played:
+            return self.demonstrations(embodiments, draws, count)
+        shown = self.demonstrations(embodiments, draws, count - played)
+        prefix, rows, chunk = self.labelled.sample(embodiments, draws, played)
+        # The frames of one embodiment must stand together: first its play, then its demonstrations.
+        n = len(embodiments)
+        first = torch.arange(n * played).view(n, played)
+        second = n * played + torch.arange(n * (count - played)).view(n, count - played)
+        order = torch.cat([first, second], dim=1).flatten()
+        return (
+            Prefix.cat([prefix, shown[0]]).index(order),
+            torch.cat([self.states[torch.from_numpy(rows)], shown[1]])[order],
+            torch.cat([chunk, shown[2]])[order],
+            _repeat([e.action_mask for e in embodiments], count),
+        )
+
+
+def _is_usable(group: Group) -> bool:
+    """Whether a group has enough transitions, and enough chunks of successful demonstrations."""
+    return len(group.transitions) >= 32 and len(group.chunks) >= 8
+
+
+def _repeat(masks: list[NDArray[np.bool_]], count: int) -> Tensor:
+    """Each mask `count` times: [n * count, A]."""
+    return torch.from_numpy(np.stack(masks)).repeat_interleave(count, dim=0)
