@@ -2,8 +2,8 @@
 
 The expert is a function of joints, gripper and cube alone. The cube follows from a frame's key
 points and the recorded camera, what the joints do next from the arm's kinematics, what the cube
-does next from two rules: a held cube moves with the tool, a pushed one stays before it. So frames of play become
-labelled frames for the policy in every action space, all over the workspace, at no cost but their
+does next from two rules: a held cube moves with the tool, a pushed one stays before it. So frames
+of play become labelled frames for the policy in every action space and task, at no cost but their
 prefix. Only stage 1 does this; a robot in service has no such labels.
 
 Shape key: m labelled frames, H horizon, n joints of an arm, A action numbers of the model.

@@ -9,13 +9,16 @@ import torch
 from selfalign.data.recording import Recording
 from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import build_cache
-from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.config import PretrainConfig, RecordConfig
 from selfalign.pretrain.embodiments import load_groups, relabel
 from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
+from selfalign.pretrain.record import record_groups
 from selfalign.pretrain.stage1_data import Stage1Data
 from selfalign.sim.action_spaces import MOTION_STEP_M, random_space
 from selfalign.sim.cameras import CameraPose, project, random_camera, unproject
 from selfalign.sim.scene import COLOURS
+
+REACH = {"reach": 1.0}
 
 
 def test_unproject_undoes_project() -> None:
@@ -50,7 +53,7 @@ def test_labels_are_what_the_recorded_expert_asked_for(
     episode = demo | {"kind": "play"}
     copy = Recording(recording.directory)
     copy.episodes = [episode]
-    hindsight = label_play(copy, horizon=4, colours=3, seed=0, tasks={\"reach\": 1.0})
+    hindsight = label_play(copy, horizon=4, colours=3, seed=0, tasks=REACH)
     own = np.flatnonzero(hindsight.colours == COLOURS.index(demo["colour"]))
     own = own[hindsight.rows[own] < demo["stop"] - 4]
     group = load_groups(recording, config.model)[demo["group"]]
@@ -63,8 +66,30 @@ def test_labels_are_what_the_recorded_expert_asked_for(
     assert np.abs(got - wanted)[..., :-1].mean() < mean
 
 
+@pytest.mark.parametrize("task", ["push", "lift"])
+def test_push_and_lift_are_labelled_as_their_experts_act(task: str, tmp_path: Path) -> None:
+    shape = RecordConfig(
+        groups=2, held_out_groups=1, tasks={task: 1.0}, play_episodes=1, play_steps=8, demos=1
+    )
+    record_groups(shape.model_copy(update={"demo_noise": 0.0}), tmp_path / "recording")
+    recording = Recording(tmp_path / "recording")
+    demo = next(e for e in recording.episodes if e["kind"] == "demo" and e["success"])
+    recording.episodes = [demo | {"kind": "play"}]
+    hindsight = label_play(recording, horizon=4, colours=3, seed=0, tasks={task: 1.0})
+    own = np.flatnonzero(hindsight.colours == COLOURS.index(demo["colour"]))
+    own = own[hindsight.rows[own] < demo["stop"] - 4]
+    rows = hindsight.rows[own][:, None] + np.arange(4)
+    apart = np.linalg.norm(hindsight.targets[own] - recording["tool_target"][rows], axis=-1)
+    opening = np.abs(hindsight.opening_targets[own] - recording["gripper_target"][rows])
+    assert len(own) > 8
+    # The phases change at the same steps or one step apart, and the way is the same.
+    assert np.median(apart) < 0.002
+    assert np.mean(apart > 0.02) < 0.15
+    assert np.mean(opening > 0.01) < 0.15
+
+
 def test_no_label_asks_for_more_than_the_longest_step(recording: Recording) -> None:
-    hindsight = label_play(recording, horizon=3, colours=2, seed=0, tasks={\"reach\": 1.0})
+    hindsight = label_play(recording, horizon=3, colours=2, seed=0, tasks=REACH)
     length = np.linalg.norm(hindsight.targets - hindsight.tools, axis=-1)
     assert length.max() <= MOTION_STEP_M + 1e-6
     assert np.all(np.diff(hindsight.rows) >= 0)
@@ -80,7 +105,7 @@ def test_a_cube_off_the_table_is_never_labelled(recording: Recording) -> None:
     copy = Recording(recording.directory)
     copy.episodes = [episode]
     copy._arrays["keypoints"] = points
-    hindsight = label_play(copy, horizon=2, colours=3, seed=0, tasks={\"reach\": 1.0})
+    hindsight = label_play(copy, horizon=2, colours=3, seed=0, tasks=REACH)
     assert set(hindsight.colours) == {1, 2}
 
 
@@ -89,7 +114,7 @@ def test_batches_mix_play_and_demonstrations_of_their_own_embodiment(
 ) -> None:
     torch.manual_seed(0)
     policy = Policy(config.model)
-    hindsight = label_play(recording, config.model.horizon, colours=3, seed=0, tasks={\"reach\": 1.0})
+    hindsight = label_play(recording, config.model.horizon, colours=3, seed=0, tasks=REACH)
     labelled = LabelledPlay(hindsight, hindsight_cache(policy, recording, hindsight), share=0.5)
     data = Stage1Data(policy, recording, build_cache(policy, recording), 1, labelled)
     rng = np.random.default_rng(0)
