@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfalign.errors import ModelError, SelfAlignError
+from selfalign.experiments.ablate_command import add_options as add_ablate_options
 from selfalign.experiments.command import add_options as add_evaluate_options
 from selfalign.hub import resolve_model
 
@@ -59,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         commands, "evaluate", _evaluate, "measure alignment on simulated robots never seen"
     )
     add_evaluate_options(evaluate)
+    ablate = _command(commands, "ablate", _ablate, "train and measure variants of the recipe")
+    add_ablate_options(ablate)
     info = _command(commands, "info", _info, "what a model is: parts, sizes, identity")
     info.add_argument(
         "--model", metavar="DIR|ID", help="a directory or Hub id (default: the model that ships)"
@@ -227,6 +230,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from selfalign.experiments.command import run
 
     print(run(arguments))
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from selfalign.experiments.ablate_command import run
+
+    print(run(arguments, _load_config))
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,9 @@ start states with the same noise. `selfalign evaluate` runs it; docs/experiments
     adapt.py        alignment and gates as the server runs them
     oracle.py       W fitted with expert labels
     finetune.py     LoRA and full fine-tuning on the same losses
+    analytic.py     calculated from known camera and kinematics instead of aligned
+    online.py       a W for one episode, learned while it runs
+    bench.py        one robot set up, and what several methods need of it
     methods.py      base, aligned, oracle and everything they are compared with
     rollouts.py     many episodes at once
     trial.py        one robot: play, adapt, act
@@ -22,4 +25,14 @@ start states with the same noise. `selfalign evaluate` runs it; docs/experiments
     curves.py       success against steps and seconds of play, as pictures
     tables.py       figures as text, Markdown and JSON
     command.py      `selfalign evaluate`
+
+`selfalign ablate` varies the recipe and measures each variant in the same way:
+
+    ablation_axes.py    what is varied, as data
+    ablation_train.py   stage 1 of a variant, from the same start on the same recording
+    ablation.py         a variant run, and its metrics
+    ablation_table.py   variants as text and JSON
+    ablation_plots.py   and as pictures
+    peak_memory.py      the most memory that something takes
+    ablate_command.py   `selfalign ablate`
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from selfalign.experiments.settings import Settings
     from selfalign.experiments.summary import CellResult
 
-_SCENARIOS: Final = ("camera", "action", "both", "robot", "all")
+SCENARIOS: Final = ("camera", "action", "both", "robot", "all")
 _BEGIN: Final = "<!-- {name}: `selfalign evaluate --document` writes what follows -->"
 _END: Final = "<!-- end of {name} -->"
 
@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--scenario",
         nargs="+",
-        choices=_SCENARIOS,
+        choices=SCENARIOS,
         default=["both"],
         help="what training has never seen: camera, action space, both, robot (UR5e), or all three "
         "at once (default both)",
@@ -40,8 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="one action space family (tool_yawed, tool_rotated, joint_permuted ...), or for "
         "--scenario camera one placement (unseen, held_out, edge, outside)",
     )
-    add("--episodes", type=_count, default=100, help="start states of a cell (default 100)")
-    add("--robots", type=_count, default=20, help="robots they are spread over (default 20)")
+    add("--episodes", type=count, default=100, help="start states of a cell (default 100)")
+    add("--robots", type=count, default=20, help="robots they are spread over (default 20)")
     add("--seed", type=int, default=0, help="draws robots, play and start states (default 0)")
     add(
         "--split",
@@ -50,10 +50,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="robots for tables, or for choosing settings; validation also judges the gates",
     )
     add("--play-seconds", type=float, default=13.0, metavar="S", help="play (default 13)")
-    add("--steps", type=_count, default=50, help="alignment steps (default 50)")
-    add("--execute", type=_count, metavar="N", help="actions of a chunk to execute (default all)")
+    add("--steps", type=count, default=50, help="alignment steps (default 50)")
+    add("--execute", type=count, metavar="N", help="actions of a chunk to execute (default all)")
     add("--oracle", action="store_true", help="also W fitted with expert labels on each robot")
     add("--methods", metavar="A,B", help="what to compare instead, for example base,mean_w,demos_5")
+    add(
+        "--bc-model",
+        metavar="DIR|ID",
+        help="for method bc: a model trained without any W (selfalign pretrain --config bc)",
+    )
     add("--curve", choices=("steps", "play"), help="success against alignment steps or play")
     add("--model", metavar="DIR|ID", help="a directory or Hub id (default: the one that ships)")
     add("--json", type=Path, metavar="FILE", help="write figures and robots there")
@@ -71,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="robots already run, so that an interrupted run goes on (default runs/evaluate)",
     )
-    add("--jobs", type=_count, default=1, help="processes, each with one thread (default 1)")
+    add("--jobs", type=count, default=1, help="processes, each with one thread (default 1)")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -117,7 +122,10 @@ def _sections(arguments: argparse.Namespace) -> "list[Section]":
             )
         ]
     sections = document_sections(
-        seed=arguments.seed, robots=arguments.robots, episodes=arguments.episodes
+        seed=arguments.seed,
+        robots=arguments.robots,
+        episodes=arguments.episodes,
+        bc_model=_bc_model(arguments),
     )
     wanted = arguments.section or [section.name for section in sections]
     known = {section.name: section for section in sections}
@@ -139,7 +147,7 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         methods = arguments.methods.split(",")
     # Everything is compared with the base W.
     methods = tuple(dict.fromkeys(["base", *methods]))
-    check_methods(methods)
+    check_methods(methods, bc_model=_bc_model(arguments))
     return Settings(
         split=arguments.split,
         seed=arguments.seed,
@@ -149,7 +157,14 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         steps=arguments.steps,
         execute=arguments.execute,
         methods=methods,
+        bc_model=_bc_model(arguments),
     )
+
+
+def _bc_model(arguments: argparse.Namespace) -> Path | None:
+    from selfalign.hub import resolve_model
+
+    return resolve_model(arguments.bc_model) if arguments.bc_model else None
 
 
 def _results(section: "Section", model: Path, arguments: argparse.Namespace) -> "list[CellResult]":
@@ -245,7 +260,8 @@ def _write_between(path: Path, name: str, body: str) -> None:
     path.write_text(f"{text[:begin]}\n\n{body}\n\n{text[end:]}", encoding="utf-8")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """An option that is a whole number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")

@@ -48,7 +48,7 @@ def evaluate(
         ended: Called after each robot.
     """
     for _, settings in work:
-        check_methods(settings.methods)
+        check_methods(settings.methods, bc_model=settings.bc_model)
     files = [RecordFile(cache, digest(model, cell, settings)) for cell, settings in work]
     records = [
         {i: r for i, r in file.read().items() if i < settings.robots}

@@ -5,6 +5,8 @@
     oracle             W fitted with expert labels
     steps_<n>          aligned with n steps
     play_<s>           aligned on the first s seconds of play
+    global_<s>         one W for this robot and 8 others, aligned on s seconds of play of each
+    per_sample         W0 in every episode, aligned meanwhile on what that episode did so far
     demos_<n>          W fitted with the labels of n demonstrations
     random_w           as far from W0 as the aligned W, in a random direction
     wrong_robot        the W of another robot of the cell
@@ -15,176 +17,55 @@
     no_...             aligned without one
     full_finetune      all weights after the prefix moved by the same losses, W at W0
     lora               low-rank additions to the action expert moved by them, W at W0
+    gate_closed        the policy with its TTT layers switched off: W is ignored
+    bc                 another model, trained without any W: behaviour cloning (`--bc-model`)
+    analytic           the W of the plain robot, which this one is made to look like by its known
+                       camera and kinematics
 
 Every method but the labelled ones sees the same play.
 """
 
-import re
+import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from pathlib import Path
 from typing import Final, final
 
 import torch
 
-from selfalign.align.aligner import Aligner, AlignmentConfig
-from selfalign.align.robot_io import RobotIO
-from selfalign.data.play_store import EpisodeSlice
+from selfalign.align.aligner import Aligner
+from selfalign.align.batch import TransitionBatch
 from selfalign.errors import SelfAlignError
-from selfalign.experiments.adapt import (
-    Alignment,
-    EncodedPlay,
-    Judgement,
-    align,
-    encode,
-    fit,
-    judge,
-)
-from selfalign.experiments.cells import Cell
+from selfalign.experiments.adapt import encode, fit
+from selfalign.experiments.analytic import Disguise, plain_robot
+from selfalign.experiments.bench import NUMBERED, Bench, Candidate
 from selfalign.experiments.finetune import fine_tune
 from selfalign.experiments.oracle import demonstrate, fit_with_labels
-from selfalign.experiments.play import (
-    beginning,
-    play_steps,
-    record_play,
-    with_shuffled_actions,
-)
-from selfalign.experiments.robots import UnseenRobot, draw_robot
-from selfalign.experiments.settings import Settings
-from selfalign.experiments.stage import Stage
-from selfalign.model.policy import Policy
+from selfalign.experiments.play import with_shuffled_actions
+from selfalign.experiments.robots import draw_robot
+from selfalign.model.checkpoint import load_policy
+from selfalign.model.ttt import TTTLayer, identity_gate
 from selfalign.model.weights import FastWeights
 
-_LIBRARY_SEED: Final = 7_000_003
-_LIBRARY_SIZE: Final = 8
-_NUMBERED: Final = re.compile(r"(steps|play|demos)_([0-9]+(?:\.[0-9]+)?)")
+# The key of the plain robot's W among those of cells.
+_PLAIN: Final = "plain"
 
 
 @final
 class UnknownMethod(SelfAlignError):
-    """There is no method of that name."""
+    """There is no method of that name, or it lacks what it acts with."""
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """What a method came up with, and what the gates say where they can judge it.
-
-    `policy` is the frozen model that acts with it, None for the one that is evaluated.
-    """
-
-    label: str
-    w: FastWeights
-    judgement: Judgement | None = None
-    policy: Policy | None = None
-
-
-@final
-@dataclass(eq=False)
-class Bench:
-    """One robot set up on a stage, and what several methods need of it, made once."""
-
-    policy: Policy
-    stage: Stage
-    cell: Cell
-    robot: UnseenRobot
-    index: int
-    settings: Settings
-    library: dict[str, list[FastWeights]] = field(default_factory=dict)
-
-    @cached_property
-    def io(self) -> RobotIO:
-        """The robot's way into the policy."""
-        return RobotIO(self.policy, self.stage.spec)
-
-    @cached_property
-    def long_play(self) -> EpisodeSlice:
-        """As much play as any of the methods needs."""
-        wanted = [self.settings.play_seconds, *_numbers(self.settings.methods, "play")]
-        return record_play(self.stage.env(), seconds=max(wanted), seed=self.robot.play_seed)
-
-    @cached_property
-    def alignment(self) -> Alignment:
-        """The alignment of the settings, with W kept where a method asks for it."""
-        keep = {int(n) for n in _numbers(self.settings.methods, "steps")}
-        last = max(keep | {self.settings.steps})
-        play = self.play(self.settings.play_seconds)
-        found = self.align(play, steps=self.settings.steps, keep=keep)
-        if last > self.settings.steps:
-            later = self.fit(play, steps=last, keep=keep)
-            found.w.update({step: later[step] for step in keep})
-        return found
-
-    @cached_property
-    def encoded(self) -> EncodedPlay:
-        """The play of the settings, as alignment takes it."""
-        return encode(self.io, self.play(self.settings.play_seconds))
-
-    def judge(self, w: FastWeights, play: EncodedPlay | None = None) -> Judgement:
-        """Let any W pass through the gates, on this robot's play unless other is given."""
-        aligner = Aligner(self.policy, self.settings.alignment)
-        return judge(aligner, play or self.encoded, w, self.settings.gates)
-
-    def play(self, seconds: float) -> EpisodeSlice:
-        """So much play."""
-        return beginning(self.long_play, play_steps(self.stage.env(), seconds))
-
-    def align(
-        self, play: EpisodeSlice, *, steps: int | None = None, keep: Iterable[int] = ()
-    ) -> Alignment:
-        """Align on play as the settings say, and judge."""
-        return align(
-            self.io,
-            play,
-            steps=steps or self.settings.steps,
-            config=self.settings.alignment,
-            gates=self.settings.gates,
-            keep=set(keep),
-        )
-
-    def fit(
-        self,
-        play: EpisodeSlice,
-        *,
-        steps: int | None = None,
-        keep: Iterable[int] = (),
-        config: AlignmentConfig | None = None,
-    ) -> dict[int, FastWeights]:
-        """Align on the training part of play, without judging."""
-        aligner = Aligner(self.policy, config or self.settings.alignment)
-        train = encode(self.io, play).train
-        return fit(aligner, train, steps=steps or self.settings.steps, keep=set(keep))
-
-    def other(self, robot: UnseenRobot) -> FastWeights:
-        """The W of another robot of the same arm, aligned as this one."""
-        self.stage.set_up(robot)
-        try:
-            bench = Bench(self.policy, self.stage, self.cell, robot, -1, self.settings)
-            play = record_play(
-                self.stage.env(), seconds=self.settings.play_seconds, seed=robot.play_seed
-            )
-            return bench.fit(play)[self.settings.steps]
-        finally:
-            self.stage.set_up(self.robot)
-
-    def strangers(self) -> list[FastWeights]:
-        """The W of robots of validation, made once a cell."""
-        if self.cell.name not in self.library:
-            self.library[self.cell.name] = [
-                self.other(
-                    draw_robot(self.cell, "validation", seed=_LIBRARY_SEED, index=index, episodes=0)
-                )
-                for index in range(_LIBRARY_SIZE)
-            ]
-        return self.library[self.cell.name]
-
-
-def check_methods(names: Iterable[str]) -> None:
-    """Raise UnknownMethod for a name that `candidate` does not know."""
+def check_methods(names: Iterable[str], *, bc_model: Path | None = None) -> None:
+    """Raise UnknownMethod for a name that `candidate` does not know, or `bc` without its model."""
+    kinds = ("steps_<n>", "play_<seconds>", "global_<seconds>", "demos_<n>")
     for name in names:
-        if name not in _METHODS and not _NUMBERED.fullmatch(name):
-            known = ", ".join([*_METHODS, "steps_<n>", "play_<seconds>", "demos_<n>"])
+        if name not in _METHODS and not NUMBERED.fullmatch(name):
+            known = ", ".join([*_METHODS, *kinds])
             raise UnknownMethod(f"no method is called {name!r}; known: {known}")
+        if name == "bc" and bc_model is None:
+            raise UnknownMethod(
+                "method 'bc' acts with another model: give its directory as --bc-model"
+            )
 
 
 def candidate(bench: Bench, name: str) -> Candidate:
@@ -193,7 +74,7 @@ def candidate(bench: Bench, name: str) -> Candidate:
     Raises:
         UnknownMethod: no such method.
     """
-    check_methods([name])
+    check_methods([name], bc_model=bench.settings.bc_model)
     if name in _METHODS:
         found = _METHODS[name](bench)
         return found if isinstance(found, Candidate) else Candidate(name, found)
@@ -202,6 +83,8 @@ def candidate(bench: Bench, name: str) -> Candidate:
         return Candidate(name, bench.alignment.w[int(number)])
     if kind == "demos":
         return Candidate(name, _labelled(bench, int(number)))
+    if kind == "global":
+        return Candidate(name, _global(bench, float(number)))
     aligned = bench.align(bench.play(float(number)))
     return Candidate(name, aligned.candidate, aligned.judgement)
 
@@ -223,6 +106,40 @@ def _labelled(bench: Bench, count: int) -> FastWeights:
     config, seed = bench.settings.oracle, bench.robot.demonstration_seed
     chunks = demonstrate(bench.stage.env(), bench.io, config, count=count, seed=seed)
     return fit_with_labels(bench.io, chunks, config, seed=seed)
+
+
+def _global(bench: Bench, seconds: float) -> FastWeights:
+    own = encode(bench.io, bench.play(seconds)).train
+    pooled = TransitionBatch.cat([own, *bench.strange_play(seconds)])
+    steps = bench.settings.steps
+    return fit(Aligner(bench.policy, bench.settings.alignment), pooled, steps=steps)[steps]
+
+
+def _per_sample(bench: Bench) -> Candidate:
+    return Candidate("per_sample", bench.policy.base_w(), is_online=True)
+
+
+def _gate_closed(bench: Bench) -> Candidate:
+    closed = copy.deepcopy(bench.policy)
+    for module in closed.modules():
+        if isinstance(module, TTTLayer):
+            identity_gate(module)
+    return Candidate("gate_closed", closed.base_w(), policy=closed.freeze())
+
+
+def _bc(bench: Bench) -> Candidate:
+    directory, known = bench.settings.bc_model, bench.library.policies
+    assert directory is not None, "check_methods comes first"
+    if directory not in known:
+        known[directory] = load_policy(directory)
+    return Candidate("bc", known[directory].base_w(), policy=known[directory])
+
+
+def _analytic(bench: Bench) -> Candidate:
+    known = bench.library.w
+    if _PLAIN not in known:
+        known[_PLAIN] = [bench.other(plain_robot())]
+    return Candidate("analytic", known[_PLAIN][0], disguise=Disguise.of(bench.robot))
 
 
 def _random_w(bench: Bench) -> Candidate:
@@ -315,9 +232,8 @@ _METHODS: Final[dict[str, Callable[[Bench], Candidate | FastWeights]]] = {
     "no_dynamics": _with_losses("perception", "inverse_dynamics"),
     "full_finetune": _full_finetune,
     "lora": _lora,
+    "gate_closed": _gate_closed,
+    "bc": _bc,
+    "analytic": _analytic,
+    "per_sample": _per_sample,
 }
-
-
-def _numbers(methods: Iterable[str], kind: str) -> list[float]:
-    found = [_NUMBERED.fullmatch(name) for name in methods]
-    return [float(match[2]) for match in found if match and match[1] == kind]

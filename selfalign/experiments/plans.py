@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal, final
 
 from selfalign.experiments.calibration import calibrate
@@ -36,6 +37,9 @@ BASELINES: Final = (
     "no_dynamics",
     "full_finetune",
     "lora",
+    "gate_closed",
+    "per_sample",
+    "analytic",
     "demos_1",
     "demos_5",
     "demos_10",
@@ -78,8 +82,10 @@ def section_of(
     return Section("command", title, kind, tuple(cells), settings)
 
 
-def document_sections(*, seed: int = 0, robots: int = 20, episodes: int = 100) -> list[Section]:
-    """Every table of docs/experiments.md."""
+def document_sections(
+    *, seed: int = 0, robots: int = 20, episodes: int = 100, bc_model: Path | None = None
+) -> list[Section]:
+    """Every table of docs/experiments.md; `bc_model` adds method bc to the baselines."""
     every = [cell for name in SCENARIOS for cell in cells_of(name)]
     others = [
         cell for task in ("push", "lift") for cell in cells_of("action", task=task, family=_FAMILY)
@@ -106,10 +112,14 @@ def document_sections(*, seed: int = 0, robots: int = 20, episodes: int = 100) -
             "What alignment is compared with",
             "methods",
             tuple(both),
-            test.model_copy(update={"methods": BASELINES}),
+            test.model_copy(update={"methods": _baselines(bc_model), "bc_model": bc_model}),
         ),
         Section("gates", "Gates, on validation robots", "calibration", tuple(judged), validation),
     ]
+
+
+def _baselines(bc_model: Path | None) -> tuple[str, ...]:
+    return BASELINES if bc_model is None else (*BASELINES, "bc")
 
 
 def show(section: Section, results: Sequence[CellResult]) -> str:

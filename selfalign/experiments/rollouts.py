@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.observation import Observation
+from selfalign.experiments.analytic import Disguise
+from selfalign.experiments.online import OnlineW
 from selfalign.experiments.stage import Stage
 from selfalign.model.weights import FastWeights
 from selfalign.sim.env import SimEnv
+from selfalign.sim.motion import Command
 
 # Distinguishes the noise of two calls of one episode; an episode has fewer calls.
 _CALLS: Final = 1000
@@ -25,11 +28,17 @@ _CALLS: Final = 1000
 @final
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One episode to run: which W from which start state."""
+    """One episode to run: which W from which start state; `online` goes on from that W."""
 
     label: str
     w: FastWeights
     start: int
+    online: OnlineW | None = None
+
+    @property
+    def current_w(self) -> FastWeights:
+        """The W that makes the next chunk."""
+        return self.w if self.online is None else self.online.w
 
 
 @final
@@ -41,6 +50,7 @@ class _Running:
     episode: Episode
     env: SimEnv
     observation: Observation
+    disguise: Disguise | None = None
     calls: int = 0
     is_success: bool = False
     is_over: bool = False
@@ -48,7 +58,8 @@ class _Running:
     high: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
-        limits = self.env.action_space.dims(self.env.arm)
+        space = self.disguise.space if self.disguise else self.env.action_space
+        limits = space.dims(self.env.arm)
         self.low = np.array([limit.low for limit in limits])
         self.high = np.array([limit.high for limit in limits])
 
@@ -57,13 +68,27 @@ class _Running:
         if not np.isfinite(chunk).all():
             self.is_over = True
             return
+        online = self.episode.online
         for action in np.clip(chunk, self.low, self.high):
-            command = self.env.action_space.decode(action, self.env.measure(), self.env.kinematics)
-            self.is_success = self.env.execute(command)
+            if online is not None:
+                online.add(self.env.observe(), action)
+            self.is_success = self.env.execute(self._command(action))
             self.is_over = self.is_success or self.env.steps >= self.env.task.step_limit
             if self.is_over:
                 return
         self.observation = self.env.observe()
+        if online is not None:
+            online.learn(self.observation)
+
+    def _command(self, action: NDArray[np.float64]) -> Command:
+        if self.disguise is not None:
+            return self.disguise.command(action, self.env)
+        return self.env.action_space.decode(action, self.env.measure(), self.env.kinematics)
+
+    @property
+    def seen(self) -> Observation:
+        """What the policy is shown."""
+        return self.disguise.see(self.observation) if self.disguise else self.observation
 
 
 def episodes(weights: Iterable[tuple[str, FastWeights]], starts: Sequence[int]) -> list[Episode]:
@@ -72,7 +97,12 @@ def episodes(weights: Iterable[tuple[str, FastWeights]], starts: Sequence[int]) 
 
 
 def roll_out(
-    io: RobotIO, stage: Stage, wanted: Sequence[Episode], *, execute: int | None = None
+    io: RobotIO,
+    stage: Stage,
+    wanted: Sequence[Episode],
+    *,
+    execute: int | None = None,
+    disguise: Disguise | None = None,
 ) -> dict[str, list[bool]]:
     """Run episodes and return the successes of each label, in the order they were given.
 
@@ -81,6 +111,7 @@ def roll_out(
         stage: Where it acts.
         wanted: What to run.
         execute: Actions of a chunk to execute before the next is asked for; all if None.
+        disguise: How the robot passes for another one, whose way into the policy `io` is.
     """
     success = [False] * len(wanted)
     waiting = deque(enumerate(wanted))
@@ -89,7 +120,7 @@ def roll_out(
     while waiting or running:
         while waiting and free:
             place = free.popleft()
-            running[place] = _begin(stage.env(place), *waiting.popleft())
+            running[place] = _begin(stage.env(place), disguise, *waiting.popleft())
         now = list(running.items())
         for (place, one), chunk in zip(now, _chunks(io, [one for _, one in now]), strict=True):
             one.apply(chunk[:execute])
@@ -103,18 +134,18 @@ def roll_out(
     return found
 
 
-def _begin(env: SimEnv, number: int, episode: Episode) -> _Running:
+def _begin(env: SimEnv, disguise: Disguise | None, number: int, episode: Episode) -> _Running:
     observation, _ = env.reset(seed=episode.start)
-    return _Running(number, episode, env, observation)
+    return _Running(number, episode, env, observation, disguise)
 
 
 @torch.inference_mode()
 def _chunks(io: RobotIO, running: Sequence[_Running]) -> NDArray[np.float32]:
     """The next chunk [B, H, a] of each episode under way, in the robot's units."""
     config = io.policy.config
-    inputs = io.encode([one.observation for one in running])
+    inputs = io.encode([one.seen for one in running])
     noise = torch.stack([_noise(one, config.horizon, config.action_dim) for one in running])
-    w = FastWeights.stack([one.episode.w for one in running])
+    w = FastWeights.stack([one.episode.current_w for one in running])
     chunk = io.policy.act(io.prefix(inputs), inputs.state, w, noise=noise)
     for one in running:
         one.calls += 1

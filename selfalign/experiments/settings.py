@@ -58,6 +58,8 @@ class Settings(BaseModel):
     gates: GateConfig = GateConfig()
     oracle: OracleConfig = OracleConfig()
     rivals: RivalConfig = RivalConfig()
+    online_steps: int = Field(5, ge=1, description="Alignment steps a chunk of method per_sample")
+    bc_model: Path | None = Field(None, description="Model directory of method bc")
 
     def episodes_of(self, index: int) -> int:
         """Start states of the robot of that number: as even as can be."""
@@ -66,12 +68,15 @@ class Settings(BaseModel):
 
 def digest(model: Path, cell: Cell, settings: Settings) -> str:
     """Name of the results of a cell: over the model's files, all settings and how W is aligned."""
+    other = settings.bc_model
     parts = {
         "version": _VERSION,
         "model": model_sha256(model),
         "cell": cell.name,
         "placement": cell.placement,
-        "settings": settings.model_dump(mode="json"),
+        # Another model counts as what it is, not as where it lies.
+        "settings": settings.model_dump(mode="json", exclude={"bc_model"}),
+        "bc_model": None if other is None else model_sha256(other),
         "code": _code(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

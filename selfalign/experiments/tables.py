@@ -45,14 +45,14 @@ def methods_table(result: CellResult) -> str:
     rows = []
     for name in result.settings.methods:
         served = result.against_base(name)
-        ungated = _rate(result.rate(name, served=False)) if _is_judged(result, name) else ""
+        ungated = rate_text(result.rate(name, served=False)) if _is_judged(result, name) else ""
         rows.append(
             [
                 name,
-                _rate(served.after),
+                rate_text(served.after),
                 ungated,
                 f"{served.improved} / {served.worsened}",
-                _p(served.p_value),
+                p_text(served.p_value),
             ]
         )
     return table(["method", "success", "without gates", "better / worse", "p"], rows)
@@ -87,18 +87,18 @@ def calibration_tables(found: Calibration) -> str:
 
 def _cell_row(result: CellResult) -> list[str]:
     methods = result.settings.methods
-    shares = {name: _rate(result.rate(name)) if name in methods else "" for name in _MAIN}
+    shares = {name: rate_text(result.rate(name)) if name in methods else "" for name in _MAIN}
     row = [result.cell.name, shares["base"], shares["aligned"]]
     if "aligned" not in methods:
         return [*row, "", shares["oracle"], *[""] * 6]
     gain = result.against_base("aligned")
     return [
         *row,
-        _rate(result.rate("aligned", served=False)),
+        rate_text(result.rate("aligned", served=False)),
         shares["oracle"],
         _number(result.gap_closed),
         f"{gain.improved} / {gain.worsened}",
-        _p(gain.p_value),
+        p_text(gain.p_value),
         f"{result.robots_worse} of {len(result.records)}",
         f"{result.refused} of {len(result.records)}",
         _number(result.align_cpu_s),
@@ -109,12 +109,14 @@ def _is_judged(result: CellResult, name: str) -> bool:
     return any(name in record.verdicts for record in result.records)
 
 
-def _rate(rate: Rate) -> str:
+def rate_text(rate: Rate) -> str:
+    """Success in per cent with its Wilson interval."""
     low, high = rate.interval
     return f"{100 * rate.value:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p value in two digits, or one where it is tiny."""
     return f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
 
 

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self, final
 
+from selfalign.align.aligner import Aligner
 from selfalign.align.robot_io import RobotIO
+from selfalign.experiments.bench import Bench, Candidate, Library
 from selfalign.experiments.cells import Cell
-from selfalign.experiments.methods import Bench, Candidate, candidate
+from selfalign.experiments.methods import candidate
+from selfalign.experiments.online import OnlineW
 from selfalign.experiments.records import RobotRecord, Verdict
 from selfalign.experiments.robots import draw_robot
-from selfalign.experiments.rollouts import episodes, roll_out
+from selfalign.experiments.rollouts import Episode, episodes, roll_out
 from selfalign.experiments.settings import Settings
 from selfalign.experiments.stage import Stage
 from selfalign.model.policy import Policy
-from selfalign.model.weights import FastWeights
 
 # Episodes at once. More save nothing: up to here a small policy takes its folded path.
 _AT_ONCE: Final = 8
@@ -26,7 +28,7 @@ class Trials:
     def __init__(self, policy: Policy, *, at_once: int = _AT_ONCE) -> None:
         self._policy, self._at_once = policy, at_once
         self._stages: dict[tuple[str, str], Stage] = {}
-        self._library: dict[str, list[FastWeights]] = {}
+        self._library = Library()
 
     def __enter__(self) -> Self:
         return self
@@ -70,17 +72,24 @@ class Trials:
             play_s=settings.play_seconds,
             align_s=alignment and alignment.wall_s,
             align_cpu_s=alignment and alignment.cpu_s,
+            align_peak_mb=alignment and alignment.peak_mb,
         )
 
     @staticmethod
     def _act(bench: Bench, found: Sequence[Candidate]) -> dict[str, list[bool]]:
-        """Successes of each method from the starts of the robot; one batch for each policy."""
+        """Successes of each method from the starts of the robot; one batch a policy and look."""
         success: dict[str, list[bool]] = {}
-        for policy in dict.fromkeys(each.policy for each in found):
-            io = bench.io if policy is None else RobotIO(policy, bench.stage.spec)
-            weights = [(each.label, each.w) for each in found if each.policy is policy]
-            wanted = episodes(weights, bench.robot.starts)
-            success |= roll_out(io, bench.stage, wanted, execute=bench.settings.execute)
+        starts, execute = bench.robot.starts, bench.settings.execute
+        for policy, disguise in dict.fromkeys((each.policy, each.disguise) for each in found):
+            spec = disguise.spec(bench.stage.env()) if disguise else bench.stage.spec
+            io = RobotIO(policy or bench.policy, spec)
+            chosen = [e for e in found if e.policy is policy and e.disguise is disguise]
+            plain = episodes([(e.label, e.w) for e in chosen if not e.is_online], starts)
+            online = [
+                _online(bench, io, e, start) for e in chosen if e.is_online for start in starts
+            ]
+            wanted = [*plain, *online]
+            success |= roll_out(io, bench.stage, wanted, execute=execute, disguise=disguise)
         return success
 
     def _stage(self, cell: Cell) -> Stage:
@@ -93,3 +102,9 @@ class Trials:
             size = self._policy.config.vision.image_size
             self._stages[key] = Stage(cell.task, size=self._at_once, image_size=size)
         return self._stages[key]
+
+
+def _online(bench: Bench, io: RobotIO, found: Candidate, start: int) -> Episode:
+    aligner = Aligner(io.policy, bench.settings.alignment)
+    online = OnlineW(io, aligner, steps=bench.settings.online_steps, seed=start)
+    return Episode(found.label, found.w, start, online)

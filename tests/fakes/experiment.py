@@ -1,11 +1,13 @@
 """A small random policy and a robot with small images, for tests of selfalign.experiments."""
 
+from selfalign.experiments.bench import Bench
 from selfalign.experiments.cells import cells_of
-from selfalign.experiments.methods import Bench
 from selfalign.experiments.robots import draw_robot
 from selfalign.experiments.settings import OracleConfig, Settings
 from selfalign.experiments.stage import Stage
+from selfalign.model.config import dummy_config
 from selfalign.model.policy import Policy
+from selfalign.pretrain.config import PrefixConfig, PretrainConfig, RecordConfig, Stage1Config
 from tests.fakes.models import random_policy
 
 QUICK = Settings(
@@ -33,3 +35,23 @@ def small_bench(stage: Stage, policy: Policy, settings: Settings = QUICK) -> Ben
 def small_policy() -> Policy:
     """A policy of random weights that acts on two steps of play."""
     return random_policy()
+
+
+def micro_training() -> PretrainConfig:
+    """A stage 1 of seconds: few frames of one arm, a policy of the dummy's size."""
+    model = dummy_config()
+    vision = model.vision.model_copy(update={"image_size": 96, "patch_size": 24})
+    return PretrainConfig(
+        name="micro",
+        model=model.model_copy(update={"vision": vision, "feature_dim": 27, "max_cameras": 1}),
+        record=RecordConfig(
+            groups=3, held_out_groups=1, play_episodes=2, play_steps=20, demos=2, frames=6
+        ),
+        prefix=PrefixConfig(iterations=2, batch_size=4),
+        stage1=Stage1Config(
+            iterations=2, slots=3, slots_per_iteration=2, transitions=2, demo_frames=2
+        ),
+        log_every=1,
+        evaluate_every=100,
+        checkpoint_every=2,
+    )

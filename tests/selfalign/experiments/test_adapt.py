@@ -9,7 +9,7 @@ from selfalign.align.aligner import Aligner, AlignmentConfig
 from selfalign.align.gates import GateConfig
 from selfalign.data.spec import RobotSpec
 from selfalign.experiments.adapt import align, encode, fit, judge
-from selfalign.experiments.methods import Bench
+from selfalign.experiments.bench import Bench
 from selfalign.experiments.play import beginning, record_play, with_shuffled_actions
 from server.align_job import AlignJob
 from server.align_job import judge as judge_of_server

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from selfalign.experiments.methods import Bench, Candidate, UnknownMethod, candidate, check_methods
+from selfalign.experiments.bench import Bench, Candidate
+from selfalign.experiments.methods import UnknownMethod, candidate, check_methods
 from selfalign.experiments.plans import BASELINES, CURVES
 from selfalign.experiments.stage import Stage
 from selfalign.model.policy import Policy
@@ -74,11 +75,11 @@ def test_the_w_of_another_robot_leaves_this_one_set_up(bench: Bench) -> None:
 def test_mean_and_nearest_are_of_the_same_strangers(bench: Bench) -> None:
     base = bench.policy.base_w()
     strangers = [base, base.map(lambda tensor: tensor + 3.0)]
-    bench.library[bench.cell.name] = strangers
+    bench.library.w[bench.cell.name] = strangers
     try:
         mean, nearest = candidate(bench, "mean_w"), candidate(bench, "nearest_w")
     finally:
-        del bench.library[bench.cell.name]
+        del bench.library.w[bench.cell.name]
     torch.testing.assert_close(mean.w.W1, base.W1 + 1.5)
     losses = [candidate(bench, "steps_0"), Candidate("far", strangers[1])]
     assert any(equal(nearest, one) for one in losses)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from selfalign.experiments.methods import Bench
+from selfalign.experiments.bench import Bench
 from selfalign.experiments.oracle import NoDemonstrations, demonstrate, fit_with_labels
 from selfalign.experiments.rollouts import Episode, episodes, roll_out
 from selfalign.experiments.settings import OracleConfig

@@ -1,0 +1,199 @@
+"""Run the variants of an axis, and what is to be said of each: the metrics of the plan.
+
+Zero-shot success is that of W0, few-shot success that of W after N trajectories of play, both in
+the same episodes; speed is the least play that reaches a wanted success; cost is seconds and memory
+of training and of aligning. Success is that of the W that came out, whatever the gates say of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from selfalign.experiments.ablation_axes import (
+    UnavailableVariant,
+    Variant,
+    override,
+    training_of,
+)
+from selfalign.experiments.ablation_train import Cost, Training
+from selfalign.experiments.cells import Cell
+from selfalign.experiments.evaluation import Task, evaluate
+from selfalign.experiments.paired import Comparison, Rate, compare
+from selfalign.experiments.records import RobotRecord
+from selfalign.experiments.settings import Settings, model_sha256
+from selfalign.experiments.summary import CellResult, as_json
+from selfalign.pretrain.config import PretrainConfig
+
+_METHOD = {"play": "play_{:g}", "global": "global_{:g}", "per_sample": "per_sample"}
+
+
+@final
+class AblationConfig(BaseModel):
+    """How much is measured of every variant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: Settings = Settings()
+    trajectories: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="N, rising")
+    trajectory_seconds: float = Field(5.0, gt=0, description="Play of one trajectory")
+    target_success: float = Field(0.9, gt=0, le=1)
+
+    @property
+    def play_seconds(self) -> list[float]:
+        """Seconds of play of each N."""
+        return [count * self.trajectory_seconds for count in self.trajectories]
+
+    def settings_of(self, variant: Variant) -> Settings:
+        """The evaluation of a variant. Raises UnavailableVariant."""
+        play_s = self.play_seconds
+        methods = dict.fromkeys(self.method_of(variant, seconds) for seconds in (0.0, *play_s))
+        update = {"methods": tuple(methods), "play_seconds": play_s[-1]}
+        changed = self.settings.model_copy(update=update)
+        return override(changed, variant.settings, variant.name)
+
+    def method_of(self, variant: Variant, seconds: float) -> str:
+        """What acts after so much play: W0 where there is none, or nothing adapts."""
+        if seconds == 0:
+            return "base"
+        if variant.adapts == "play" and seconds == self.play_seconds[-1]:
+            return "aligned"  # The one whose cost is kept.
+        return _METHOD.get(variant.adapts, "base").format(seconds)
+
+
+@final
+@dataclass(frozen=True)
+class VariantResult:
+    """What came out for one variant, over all cells; `training` is None where none was done."""
+
+    variant: Variant
+    config: AblationConfig
+    model: Path
+    cells: tuple[CellResult, ...]
+    training: Cost | None
+
+    def rate(self, seconds: float) -> Rate:
+        """Success after so much play; 0 is W0."""
+        name = self.config.method_of(self.variant, seconds)
+        rates = [cell.rate(name, served=False) for cell in self.cells]
+        return Rate(sum(r.successes for r in rates), sum(r.episodes for r in rates))
+
+    def against_base(self, seconds: float) -> Comparison:
+        """Success after so much play against W0, episode by episode."""
+        name = self.config.method_of(self.variant, seconds)
+        records = [record for cell in self.cells for record in cell.records]
+        return compare([(record.success["base"], record.success[name]) for record in records])
+
+    @property
+    def seconds_to_target(self) -> float | None:
+        """The least play that reaches the wanted success; None if none that was tried does."""
+        for seconds in (0.0, *self.config.play_seconds):
+            if self.rate(seconds).value >= self.config.target_success:
+                return seconds
+        return None
+
+    def align_cost(self, name: str) -> float | None:
+        """Mean over robots of `align_s`, `align_cpu_s` or `align_peak_mb`, for the most play."""
+        records = [record for cell in self.cells for record in cell.records]
+        known = [value for r in records if (value := getattr(r, name)) is not None]
+        return sum(known) / len(known) if known else None
+
+
+Outcome = VariantResult | UnavailableVariant
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """Which model is varied, and where robots that were run are kept.
+
+    `training` is None where nothing is trained, else how, and the configuration that is varied.
+    """
+
+    model: Path
+    cache: Path
+    training: tuple[Training, PretrainConfig] | None = None
+    jobs: int = 1
+
+
+def run_variant(
+    variant: Variant,
+    config: AblationConfig,
+    cells: Sequence[Cell],
+    place: Place,
+    *,
+    begun: Callable[[int, int], None] = lambda done, total: None,
+    ended: Callable[[Task, RobotRecord], None] = lambda task, record: None,
+) -> VariantResult:
+    """Train a variant, or take the model as it is, and measure it.
+
+    Raises:
+        UnavailableVariant: it sets what is not there, or needs training.
+    """
+    settings = config.settings_of(variant)
+    model, cost = _model_of(variant, place)
+    work = [(cell, settings) for cell in cells]
+    found = evaluate(model, work, place.cache, jobs=place.jobs, begun=begun, ended=ended)
+    results = (
+        CellResult(cell, settings, tuple(records))
+        for cell, records in zip(cells, found, strict=True)
+    )
+    return VariantResult(variant, config, model, tuple(results), cost)
+
+
+def _model_of(variant: Variant, place: Place) -> tuple[Path, Cost | None]:
+    if place.training is not None:
+        training, common = place.training
+        wanted = training_of(variant, common)
+        return training.train(wanted, common), Cost.of(training.run_of(wanted))
+    if variant.needs_training:
+        raise UnavailableVariant(f"variant {variant.name!r} needs training: not with --stage2-only")
+    return place.model, None
+
+
+def result_json(name: str, title: str, outcome: Outcome) -> dict[str, Any]:
+    """One variant as plain values; shares of 1, seconds and megabytes."""
+    head: dict[str, Any] = {"variant": name, "title": title}
+    if isinstance(outcome, UnavailableVariant):
+        return {**head, "available": False, "reason": str(outcome)}
+    config = outcome.config
+    return {
+        **head,
+        "available": True,
+        "model_sha256": model_sha256(outcome.model),
+        "zero_shot": _rate(outcome.rate(0.0)),
+        "few_shot": [
+            {"trajectories": count, "play_s": seconds, **_gain(outcome, seconds)}
+            for count, seconds in zip(config.trajectories, config.play_seconds, strict=True)
+        ],
+        "target_success": config.target_success,
+        "play_s_to_target": outcome.seconds_to_target,
+        "cost": {
+            "training": outcome.training.model_dump() if outcome.training else None,
+            "align_s": outcome.align_cost("align_s"),
+            "align_cpu_s": outcome.align_cost("align_cpu_s"),
+            "align_peak_mb": outcome.align_cost("align_peak_mb"),
+        },
+        "cells": [as_json(cell) for cell in outcome.cells],
+    }
+
+
+def _gain(outcome: VariantResult, seconds: float) -> dict[str, Any]:
+    against = outcome.against_base(seconds)
+    return {
+        **_rate(outcome.rate(seconds)),
+        "better": against.improved,
+        "worse": against.worsened,
+        "p_value": against.p_value,
+    }
+
+
+def _rate(rate: Rate) -> dict[str, Any]:
+    low, high = rate.interval
+    return {
+        "success": round(rate.value, 4),
+        "interval": [round(low, 4), round(high, 4)],
+        "episodes": rate.episodes,
+    }
