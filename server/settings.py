@@ -50,8 +50,9 @@ class Settings(BaseSettings):
     torch_threads: int = Field(1, ge=1, description="Threads of one policy evaluation")
     compile: bool = Field(
         default=False,
-        description="Let torch.compile make chunks faster: the first one takes minutes, swaps of W "
-        "compile nothing. Without a compiler a warning says so and nothing changes",
+        description="Pass chunks through torch.compile: the first one takes a minute, swaps of W "
+        "compile nothing. On a CPU it gains nothing (docs/checkpoints.md). Without a compiler a "
+        "warning says so and nothing changes",
     )
     device: str = Field("cpu", description="Torch device of the policy")
     shutdown_grace_s: int = Field(5, ge=1, description="Time for open requests at shutdown [s]")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from selfalign.model.compiled import Backend, Compiled
 from selfalign.model.folded_path import FoldedPath
 from selfalign.model.plain_path import PlainPath
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 # Above these sizes arithmetic outweighs calls: copies of weights would only cost memory.
 _SMALL_WIDTH, _SMALL_BATCH = 256, 8
+
+
+def compile_parts(path: FoldedPath | PlainPath, backend: Backend = "inductor") -> None:
+    """Compile what a chunk consists of, for prompts padded to their longest."""
+    for part in ("see", "fill", "run"):
+        setattr(path, part, Compiled(getattr(path, part), backend))
+    path.prompt_tokens = path.config.max_prompt_tokens
 
 
 @final
@@ -58,6 +66,6 @@ class ActPath:
             with torch.inference_mode(False), torch.no_grad():
                 path = FoldedPath(policy) if folded else PlainPath(policy)
             if compiled:
-                path.compile()
+                compile_parts(path)
             self._paths[folded, compiled] = path
         return path

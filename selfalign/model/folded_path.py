@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfalign.model import flow
-from selfalign.model.compiled import Backend, Compiled
 from selfalign.model.folded import FoldedStack, FoldedW, Rotary, mirror, mirrored, rms_norm
 from selfalign.model.folded_vision import FoldedVision
 from selfalign.model.plain_path import Denoiser, own_mask, with_room
@@ -34,7 +33,7 @@ class FoldedPath:
         self.vision = FoldedVision(policy.vision)
         self.language = FoldedStack(policy.language)
         self.action = FoldedStack(policy.action)
-        # What may be compiled, and the length that prompts are then padded to.
+        # What `compile_parts` replaces, and the length that prompts are then padded to.
         self.see: Callable[[Tensor], tuple[Tensor, Tensor]] = self.vision.__call__
         self.fill: Callable[[Tensor, Rotary, Tensor, list[Tensor]], None] = self.language.fill
         self.run: Callable[[Tensor, Rotary, Tensor, list[Tensor], list[FoldedW]], Tensor] = (
@@ -51,13 +50,6 @@ class FoldedPath:
         head = policy.action_out_proj.weight * self.action.norm_scale_D
         self._head = head.t().contiguous()
         self._times = {t: self._time_bias(t) for t in flow.times(config.flow_steps)}
-
-    def compile(self, backend: Backend = "inductor") -> None:
-        """Compile what a chunk consists of, for prompts padded to their longest."""
-        self.see = Compiled(self.see, backend)
-        self.fill = Compiled(self.fill, backend)
-        self.run = Compiled(self.run, backend)
-        self.prompt_tokens = self.config.max_prompt_tokens
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor

@@ -19,7 +19,6 @@ from transformers.models.gemma.modeling_gemma import rotate_half
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from selfalign.model import flow
-from selfalign.model.compiled import Backend, Compiled
 from selfalign.model.gemma import AdaRMSNorm, GemmaLayer, GemmaStack, KeyValue
 from selfalign.model.prefix import Prefix, padded, token_mask_and_positions
 from selfalign.model.products import product, product_gelu, product_plus, product_times
@@ -253,19 +252,12 @@ class PlainPath:
         self.policy, self.config = policy, policy.config
         self.vision = PlainVision(policy.vision)
         self.language, self.action = PlainStack(policy.language), PlainStack(policy.action)
-        # What may be compiled, and the length that prompts are then padded to.
+        # What `compile_parts` replaces, and the length that prompts are then padded to.
         self.see: Callable[[Tensor], tuple[Tensor, Tensor]] = self.vision.__call__
         self.fill: Callable[[Tensor, Tables, list[Tensor]], None] = self.language.fill
         self.run: Run = self.action.run
         self.prompt_tokens = 0
         self._times = {t: self._of_time(t) for t in flow.times(policy.config.flow_steps)}
-
-    def compile(self, backend: Backend = "inductor") -> None:
-        """Compile what a chunk consists of, for prompts padded to their longest."""
-        self.see = Compiled(self.see, backend)
-        self.fill = Compiled(self.fill, backend)
-        self.run = Compiled(self.run, backend)
-        self.prompt_tokens = self.config.max_prompt_tokens
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor

@@ -137,7 +137,7 @@ class Policy(nn.Module):
         self.vision.tower.set_attn_implementation("eager" if enabled else "sdpa")
 
     def compile_act_path(self, enabled: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Let torch.compile make single chunks faster: minutes at the first one, then for good.
+        """Pass single chunks through torch.compile, which takes a minute at the first one.
 
         W, observations and times are inputs of what is compiled. Without a compiler the log says
         so and everything runs as before.
