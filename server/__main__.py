@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 _EXIT_BAD_START = 2
 _EPILOG = """\
-Every option can also be set as an environment variable SELFALIGN_<NAME>, for example
-SELFALIGN_PORT=8001; an option wins over its variable. Variables without an option:
+Every option can also be set as an environment variable, for example SELFALIGN_PORT=8001; those of
+--model, --spec and --allowed-host are SELFALIGN_MODEL_DIR, SELFALIGN_SPECS (separated by ":") and
+SELFALIGN_ALLOWED_HOSTS (by ","). An option wins over its variable. Variables without an option:
 SELFALIGN_QUEUE_DEPTH, SELFALIGN_KEEP_RESIDENT, SELFALIGN_QUOTA_BYTES, SELFALIGN_MIN_FREE_BYTES,
-SELFALIGN_SHUTDOWN_GRACE_S.
+SELFALIGN_SHUTDOWN_GRACE_S, SELFALIGN_PRESTART, SELFALIGN_COMPILE.
 
 examples:
   python -m server                                  the shipped model and robot, on port 8000
   python -m server --spec my-arm.yaml --port 9000   another robot
-  python -m server --model runs/tiny --data-dir /var/lib/selfalign
+  python -m server --model runs/tiny/model --data-dir /var/lib/selfalign
 """
 
 

@@ -26,7 +26,7 @@ def test_its_identity_and_sizes_are_those_of_the_files() -> None:
 def test_its_results_are_those_of_the_readme() -> None:
     readme = results((figures.ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(readme) >= 3
-    assert results(CARD) == readme
+    assert results(CARD) == readme, "copy the rows of the README into the card"
 
 
 def test_the_short_card_beside_the_files_counts_right() -> None:
