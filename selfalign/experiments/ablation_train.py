@@ -132,9 +132,10 @@ class Training:
         start = run / "start"
         if not (start / "model.safetensors").exists():
             save_policy(start_policy(config, self.source, self.start), start)
-        # Single frames are for the prefix, which is trained already.
+        # Single frames are for the prefix, which is trained already and stays.
         record = config.record.model_copy(update={"frames": 0})
-        return config.model_copy(update={"init": str(start), "record": record})
+        prefix = config.prefix.model_copy(update={"with_init": False})
+        return config.model_copy(update={"init": str(start), "record": record, "prefix": prefix})
 
 
 def _shared_settings(config: PretrainConfig) -> list[str]:

@@ -53,5 +53,6 @@ def micro_training() -> PretrainConfig:
         ),
         log_every=1,
         evaluate_every=100,
+        evaluate_on=1,
         checkpoint_every=2,
     )
