@@ -6,18 +6,22 @@ The heavy imports are inside the commands, so that `--help` answers at once.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfalign.errors import ModelError, SelfAlignError
+from selfalign.errors import SelfAlignError
 from selfalign.experiments.ablate_command import add_options as add_ablate_options
 from selfalign.experiments.command import add_options as add_evaluate_options
 from selfalign.hub import resolve_model
+from selfalign.pretrain.command import (
+    add_run_options,
+    add_start_options,
+    chosen_config,
+    load_config,
+)
 
 if TYPE_CHECKING:
     from selfalign.data.spec import Dimension
-    from selfalign.pretrain.config import PretrainConfig
 
 _EPILOGUE = """examples:
   selfalign info
@@ -52,10 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = _command(commands, "pretrain", _pretrain, "train a model (stage 1)")
-    _add_run_options(run)
-    _add_start_options(run)
+    add_run_options(run)
+    add_start_options(run)
     record = _command(commands, "record", _record, "only record the motion that stage 1 trains on")
-    _add_run_options(record)
+    add_run_options(record)
     evaluate = _command(
         commands, "evaluate", _evaluate, "measure alignment on simulated robots never seen"
     )
@@ -96,35 +100,6 @@ def _command(
     command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=run)
     return command
-
-
-def _add_run_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE|NAME",
-        help=f"a TOML file, or one of those that ship: {', '.join(sorted(_shipped()))}",
-    )
-    command.add_argument(
-        "--run",
-        dest="directory",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where everything goes; a run that was stopped goes on from what is there",
-    )
-
-
-def _add_start_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--init", metavar="DIR|ID", help="start from this model's weights, with its vision frozen"
-    )
-    command.add_argument(
-        "--data", metavar="DIR|ID", help="a LeRobotDataset to train on instead of simulated play"
-    )
-    command.add_argument(
-        "--spec", metavar="FILE", help="with --data: robot spec with limits and units (.yaml)"
-    )
 
 
 def _add_directories(command: argparse.ArgumentParser) -> None:
@@ -182,39 +157,15 @@ def _layers(text: str) -> str | tuple[int, ...]:
     return text if text == "all" else tuple(int(part) for part in text.split(","))
 
 
-def _shipped() -> dict[str, Path]:
-    """The configurations in the package, by name."""
-    folder = Path(str(files("selfalign.pretrain") / "configs"))
-    return {path.stem: path for path in folder.glob("*.toml")}
-
-
-def _load_config(name: str, **start: object) -> "PretrainConfig":
-    from selfalign.pretrain.config import PretrainConfig
-
-    path = Path(name)
-    if not path.suffix and not path.exists():
-        if name not in _shipped():
-            known = ", ".join(sorted(_shipped()))
-            raise ModelError(f"no configuration is named {name!r}; give a file or one of: {known}")
-        path = _shipped()[name]
-    return PretrainConfig.load(path, **start)
-
-
 def _pretrain(arguments: argparse.Namespace) -> None:
-    start = {name: getattr(arguments, name) for name in ("init", "data", "spec")}
-    start = {name: value for name, value in start.items() if value is not None}
-    if arguments.init:
-        from selfalign.pretrain.start import model_config_of
-
-        start["model"] = model_config_of(arguments.init)
-    config = _load_config(arguments.config, **start)
+    config = chosen_config(arguments)
     from selfalign.pretrain.trainer import pretrain
 
     print(f"model written to {pretrain(config, arguments.directory)}")
 
 
 def _record(arguments: argparse.Namespace) -> None:
-    config = _load_config(arguments.config)
+    config = load_config(arguments.config)
     from selfalign.data.recording import Recording
     from selfalign.pretrain.record import record_missing
 
@@ -235,7 +186,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _ablate(arguments: argparse.Namespace) -> None:
     from selfalign.experiments.ablate_command import run
 
-    print(run(arguments, _load_config))
+    print(run(arguments, load_config))
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from selfalign.data.recording import PLAY, Recording
 from selfalign.errors import StoreError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Features, Prefix
+from selfalign.pretrain.embodiments import load_groups, normalised_states
 from selfalign.pretrain.pixels import to_pixels
 
 _BATCH = 128
@@ -76,15 +77,17 @@ def encode_rows(
     texts: list[str],
     prompt: NDArray[np.integer],
 ) -> PrefixCache:
-    """Encode frames `rows` [n] of a recording, frame i under the instruction texts[prompt[i]]."""
-    tokens, token_mask = policy.prompts.encode(texts)
+    """Encode frames `rows` [n] of a recording, frame i under the instruction texts[prompt[i]].
+
+    pi0.5 reads the state there as well, but under the empty instruction of alignment.
+    """
+    tokens, token_mask = _prompts(policy, recording, rows, [texts[i] for i in prompt])
     cache: PrefixCache | None = None
     for start in tqdm(range(0, len(rows), _BATCH), desc="prefix cache", mininterval=5):
         at = slice(start, min(start + _BATCH, len(rows)))
-        text = torch.from_numpy(prompt[at].astype(np.int64))
         images = to_pixels(np.array(recording["images"][rows[at]]))[:, None]
         camera = torch.ones(len(images), 1, dtype=torch.bool)
-        inputs = (images, camera, tokens[text], token_mask[text])
+        inputs = (images, camera, tokens[at], token_mask[at])
         prefix = policy.prefix(*(tensor.to(policy.device) for tensor in inputs))
         # One allocation for all rows: the cache is gigabytes, a second copy may not fit.
         cache = cache or _empty(prefix, len(rows))
@@ -93,6 +96,28 @@ def encode_rows(
     if cache is None:
         raise StoreError(f"{recording.directory} holds no frames to encode; record some first")
     return cache
+
+
+def _prompts(
+    policy: Policy, recording: Recording, rows: NDArray[np.int64], texts: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Tokens and mask [n, t] of frames `rows` under their instructions `texts` [n]."""
+    encode = policy.prompts.encode
+    told = np.array([i for i, text in enumerate(texts) if text], np.int64)
+    if policy.config.flavour == "pi0" or not len(told):
+        kinds = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        at = torch.tensor([kinds[text] for text in texts], dtype=torch.int64)
+        tokens, mask = encode(list(kinds) or [""])
+        return tokens[at], mask[at]
+    groups = load_groups(recording, policy.config)
+    states, joints = normalised_states(recording, groups, policy.config.state_dim)
+    # A state is the joints and the gripper, which is no target of alignment.
+    own = [states[row, : joints[row].sum() + 1] for row in rows[told]]
+    stated, stated_mask = encode([texts[i] for i in told], states=own)
+    empty, empty_mask = encode([""], stated.shape[1])
+    tokens, mask = empty.repeat(len(rows), 1), empty_mask.repeat(len(rows), 1)
+    tokens[told], mask[told] = stated, stated_mask
+    return tokens, mask
 
 
 def _empty(prefix: Prefix, rows: int) -> PrefixCache:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from selfalign.align.aligner import AlignmentConfig
 from selfalign.errors import ModelError
-from selfalign.model.config import ModelConfig, dummy_config, tiny_config, wrong_fields
+from selfalign.model.config import ModelConfig, wrong_fields
+from selfalign.pretrain.geometries import GEOMETRIES
 
 
 class _Frozen(BaseModel):
@@ -147,10 +148,9 @@ class PretrainConfig(_Frozen):
             data = tomllib.loads(path.read_text(encoding="utf-8"))
             data = {"model": start.pop("model", None), **data, **start}
             if data["model"] is None:
-                del data["model"]
-            named = {"tiny": tiny_config, "dummy": dummy_config}
-            if isinstance(data.get("model"), str) and data["model"] in named:
-                data["model"] = named[data["model"]]().model_dump()
+                raise ModelError(f"{path} names no model: it takes that of --init; give --init")
+            if isinstance(data.get("model"), str):
+                data["model"] = _geometry(path, data["model"]).model_dump()
             return cls.model_validate(data)
         except FileNotFoundError:
             raise ModelError(f"{path} does not exist") from None
@@ -160,3 +160,9 @@ class PretrainConfig(_Frozen):
             raise ModelError(
                 f"{path} is not a pretraining configuration: {wrong_fields(error)}"
             ) from None
+
+
+def _geometry(path: Path, name: str) -> ModelConfig:
+    if name not in GEOMETRIES:
+        raise ModelError(f"{path}: model {name!r} is not one of {', '.join(GEOMETRIES)}")
+    return GEOMETRIES[name]()

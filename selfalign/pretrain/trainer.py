@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from selfalign.data.recording import Recording
+from selfalign.data.recording import IMAGE_SIZE, Recording
+from selfalign.errors import ModelError
 from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import PrefixCache, build_cache
@@ -53,6 +54,12 @@ def prepare(
     if config.data is not None:
         policy = policy_of(config).to(processes.device)
         return policy, open_dataset(config, run, policy)
+    side = config.model.vision.image_size
+    if side != IMAGE_SIZE:
+        raise ModelError(
+            f"model {config.model.variant!r} sees {side} x {side} pixels, the simulator records "
+            f"{IMAGE_SIZE} x {IMAGE_SIZE}; give a LeRobotDataset with --data"
+        )
     record_missing(config.record, run)
     keeps = config.init is not None and not config.prefix.with_init
     policy = policy_of(config) if keeps else prefix_policy(config, run)

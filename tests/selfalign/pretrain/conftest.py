@@ -8,23 +8,17 @@ import pytest
 if importlib.util.find_spec("mujoco") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from selfalign.model.config import ModelConfig, dummy_config
     from selfalign.pretrain.config import PrefixConfig, PretrainConfig, RecordConfig, Stage1Config
+    from selfalign.pretrain.geometries import micro_config
     from selfalign.pretrain.record import record_missing
     from selfalign.sim import SimulationUnavailable
-
-    def micro_model() -> ModelConfig:
-        """The dummy geometry for what recordings hold: 96 x 96 images and nine key points."""
-        config = dummy_config()
-        vision = config.vision.model_copy(update={"image_size": 96, "patch_size": 24})
-        return config.model_copy(update={"vision": vision, "feature_dim": 27, "max_cameras": 1})
 
     @pytest.fixture(scope="session")
     def config() -> PretrainConfig:
         """Everything as small as it goes; slots live so shortly that some end in every test."""
         return PretrainConfig(
             name="micro",
-            model=micro_model(),
+            model=micro_config(),
             record=RecordConfig(
                 groups=3, held_out_groups=1, play_episodes=2, play_steps=20, demos=2, frames=6
             ),
