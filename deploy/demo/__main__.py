@@ -15,6 +15,7 @@ from typing import TextIO
 import numpy as np
 
 from client import ClientError
+from deploy.demo.arguments import count
 from deploy.demo.embodiments import FAMILIES, SCENARIOS, Embodiment, draw_embodiment
 from deploy.demo.report import Outcome, figures, one_line, report, successes, title
 from deploy.demo.server_process import ServerNotStarted, ServerProcess
@@ -57,7 +58,7 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> Outcome:
     )
     starts = _starts(arguments.episodes, arguments.embodiments, arguments.seed)
     stories = []
-    with ServerProcess(model_dir=arguments.model, arguments=("--log-level", "warning")) as server:
+    with ServerProcess(model=arguments.model, arguments=("--log-level", "warning")) as server:
         print("\n".join(server.greeting), file=out, flush=True)
         for index, own_starts in enumerate(starts):
             embodiment = draw_embodiment(
@@ -124,18 +125,18 @@ def _parser() -> argparse.ArgumentParser:
         help="what an unseen action space is drawn from (default tool_yawed: a tool frame turned "
         "about the vertical, maybe mirrored; tool_rotated: turned in any way)",
     )
-    add("--episodes", type=_count, default=50, help="start states in all (default 50)")
+    add("--episodes", type=count, default=50, help="start states in all (default 50)")
     add(
         "--embodiments",
-        type=_count,
+        type=count,
         default=5,
         help="unseen robots to spread them over (default 5)",
     )
-    add("--execute", type=_count, help="steps of a chunk to execute before the next (default all)")
-    add("--play-steps", type=_count, default=130, help="steps of play a robot (default 130: 13 s)")
-    add("--align-steps", type=_count, default=50, help="steps of alignment (default 50)")
+    add("--execute", type=count, help="steps of a chunk to execute before the next (default all)")
+    add("--play-steps", type=count, default=130, help="steps of play a robot (default 130: 13 s)")
+    add("--align-steps", type=count, default=50, help="steps of alignment (default 50)")
     add("--seed", type=int, default=0, help="draws robots, start states and play (default 0)")
-    add("--model", type=Path, metavar="DIR", help="model to serve (default: shipped)")
+    add("--model", metavar="DIR|ID", help="model to serve, directory or Hub id (default: shipped)")
     add(
         "--output",
         type=Path,
@@ -145,13 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--json", action="store_true", help="print nothing but the last line to standard output")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

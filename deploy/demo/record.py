@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from client.play_file import PlayFile
+from deploy.demo.arguments import count
 from deploy.demo.embodiments import Embodiment
 from deploy.demo.simulated_robot import CAMERA, SimulatedRobot
 from selfalign.sim.action_spaces import ToolDelta
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write simulated play to a file for `selfalign-client play --from FILE`.",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("play.npz"))
-    parser.add_argument("--steps", type=int, default=130, help="at 10 Hz (default 130: 13 s)")
+    parser.add_argument("--steps", type=count, default=130, help="at 10 Hz (default 130: 13 s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     with SimulatedRobot(plain_panda()) as robot:

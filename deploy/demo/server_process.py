@@ -32,13 +32,15 @@ class ServerProcess:
     """`python -m server` on a free port. A context manager; leaving it ends every process of it.
 
     Args:
-        model_dir: The model to serve; the shipped one if None.
+        model: The model to serve, a directory or a Hub id; the shipped one if None.
         arguments: More arguments of `python -m server`.
     """
 
-    def __init__(self, *, model_dir: Path | None = None, arguments: tuple[str, ...] = ()) -> None:
-        model = () if model_dir is None else ("--model", str(model_dir.resolve()))
-        self._arguments = (*model, *arguments)
+    def __init__(self, *, model: str | None = None, arguments: tuple[str, ...] = ()) -> None:
+        chosen: tuple[str, ...] = ()
+        if model is not None:
+            chosen = ("--model", str(Path(model).resolve()) if Path(model).exists() else model)
+        self._arguments = (*chosen, *arguments)
         self._directory = tempfile.TemporaryDirectory(
             prefix="selfalign-demo-", ignore_cleanup_errors=True
         )

@@ -22,7 +22,7 @@ def dummy_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server_process(dummy_model_dir: Path) -> Iterator[ServerProcess]:
     arguments = ("--log-level", "warning")
-    with ServerProcess(model_dir=dummy_model_dir, arguments=arguments) as process:
+    with ServerProcess(model=str(dummy_model_dir), arguments=arguments) as process:
         yield process
         root = psutil.Process(process.pid)
         family = [root, *root.children(recursive=True)]
