@@ -42,6 +42,7 @@ class Candidate:
 
     `policy` is the frozen model that acts with it, None for the one that is evaluated; `disguise`
     makes the robot look like another one; with `is_online` every episode goes on from W by itself.
+    `steps` is how many steps the method chose to take, where it chooses.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Candidate:
     policy: Policy | None = None
     disguise: Disguise | None = None
     is_online: bool = False
+    steps: int | None = None
 
 
 @final

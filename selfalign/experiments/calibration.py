@@ -21,6 +21,7 @@ class Calibration:
     `table` is counts by (promoted, truth); `checks` counts the failures of each check by truth.
     `auc` says for each measure how often it is lower for a robot that got better than for one that
     did not (0.5: it knows nothing), `spearman` its rank correlation with the success of the W.
+    `early_steps` are the steps that early stop would take, one a robot where it was run.
     """
 
     table: dict[tuple[bool, str], int]
@@ -28,6 +29,7 @@ class Calibration:
     auc: dict[str, float | None]
     spearman: dict[str, float | None]
     pearson: dict[str, float | None]
+    early_steps: tuple[int, ...] = ()
 
     @property
     def precision(self) -> float | None:
@@ -50,6 +52,7 @@ class Calibration:
         return sum(self.table[promoted, truth] for truth in TRUTHS)
 
 
+_EARLY = "early_stop"
 TRUTHS = ("better", "equal", "worse")
 
 
@@ -78,6 +81,7 @@ def calibrate(records: Sequence[RobotRecord]) -> Calibration:
         auc={name: auc(-values, is_better) for name, values in columns.items()},
         spearman={name: spearman(values, success) for name, values in columns.items()},
         pearson={name: pearson(values, success) for name, values in columns.items()},
+        early_steps=tuple(r.steps[_EARLY] for r in records if _EARLY in r.steps),
     )
 
 
@@ -143,6 +147,7 @@ def as_json(found: Calibration) -> dict[str, Any]:
         "auc": found.auc,
         "spearman": found.spearman,
         "pearson": found.pearson,
+        "early_stop_steps": found.early_steps,
     }
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from selfalign.experiments.summary import CellResult
 
 SCENARIOS: Final = ("camera", "action", "both", "robot", "all")
+SEEDS: Final = "seeds"
 _BEGIN: Final = "<!-- {name}: `selfalign evaluate --document` writes what follows -->"
 _END: Final = "<!-- end of {name} -->"
 
@@ -61,6 +62,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--curve", choices=("steps", "play"), help="success against alignment steps or play")
     add("--model", metavar="DIR|ID", help="a directory or Hub id (default: the one that ships)")
+    add(
+        "--models",
+        nargs="+",
+        metavar="DIR|ID",
+        help="several, of different training seeds: mean, least and most of every cell",
+    )
     add("--json", type=Path, metavar="FILE", help="write figures and robots there")
     add(
         "--document",
@@ -88,6 +95,8 @@ def run(arguments: argparse.Namespace) -> str:
     from selfalign.hub import resolve_model
     from selfalign.model.checkpoint import shipped_model_dir
 
+    if arguments.models:
+        return _run_seeds(arguments)
     model = resolve_model(arguments.model) if arguments.model else shipped_model_dir()
     sections = _sections(arguments)
     if arguments.document:
@@ -109,18 +118,41 @@ def run(arguments: argparse.Namespace) -> str:
     return "\n\n".join(shown)
 
 
+def _run_seeds(arguments: argparse.Namespace) -> str:
+    """Every model on the same cells; with --document into its section `seeds`."""
+    from selfalign.experiments.training_seeds import by_cell, check_models, seeds_json, seeds_table
+    from selfalign.hub import resolve_model
+
+    models = [resolve_model(name) for name in arguments.models]
+    check_models(models)
+    if arguments.document:
+        _marks(arguments.document, SEEDS)
+    section = _command_section(arguments)
+    found = by_cell([_results(section, model, arguments) for model in models])
+    text = seeds_table(found)
+    if arguments.document:
+        _write_between(arguments.document, SEEDS, f"{_how(section, *models)}\n\n{text}")
+    if arguments.json:
+        _dump(arguments.json, {"cells": seeds_json(found, models)})
+    return f"{section.title}, {len(models)} models\n\n{text}"
+
+
+def _command_section(arguments: argparse.Namespace) -> "Section":
+    from selfalign.experiments.plans import section_of
+
+    return section_of(
+        list(dict.fromkeys(arguments.scenario)),
+        task=arguments.task,
+        family=arguments.family,
+        settings=_settings(arguments),
+    )
+
+
 def _sections(arguments: argparse.Namespace) -> "list[Section]":
-    from selfalign.experiments.plans import document_sections, section_of
+    from selfalign.experiments.plans import document_sections
 
     if not arguments.document:
-        return [
-            section_of(
-                list(dict.fromkeys(arguments.scenario)),
-                task=arguments.task,
-                family=arguments.family,
-                settings=_settings(arguments),
-            )
-        ]
+        return [_command_section(arguments)]
     sections = document_sections(
         seed=arguments.seed,
         robots=arguments.robots,
@@ -208,18 +240,22 @@ def _json(section: "Section", results: "Sequence[CellResult]") -> list[dict[str,
 def _write_json(path: Path, model: Path, cells: list[dict[str, Any]]) -> None:
     from selfalign.experiments.settings import model_sha256
 
+    _dump(path, {"model_sha256": model_sha256(model), "cells": cells})
+
+
+def _dump(path: Path, found: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = {"model_sha256": model_sha256(model), "cells": cells}
     path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _how(section: "Section", model: Path) -> str:
+def _how(section: "Section", *models: Path) -> str:
     from selfalign.experiments.settings import model_sha256
 
     settings = section.settings
+    names = ", ".join(model_sha256(model)[:12] for model in models)
     return (
-        f"Model {model_sha256(model)[:12]}, {settings.split} robots of seed {settings.seed}: "
-        f"{settings.robots} a cell, {settings.episodes} start states a cell, "
+        f"Model{'s' if len(models) > 1 else ''} {names}; {settings.split} robots of seed "
+        f"{settings.seed}: {settings.robots} a cell, {settings.episodes} start states a cell, "
         f"{settings.play_seconds:g} s of play, {settings.steps} steps."
     )
 

@@ -8,6 +8,7 @@
     global_<s>         one W for this robot and 8 others, aligned on s seconds of play of each
     per_sample         W0 in every episode, aligned meanwhile on what that episode did so far
     demos_<n>          W fitted with the labels of n demonstrations
+    early_stop         aligned with as many steps as the play kept back is predicted best after
     random_w           as far from W0 as the aligned W, in a random direction
     wrong_robot        the W of another robot of the cell
     mean_w             the mean W of robots of validation
@@ -106,6 +107,18 @@ def _labelled(bench: Bench, count: int) -> FastWeights:
     config, seed = bench.settings.oracle, bench.robot.demonstration_seed
     chunks = demonstrate(bench.stage.env(), bench.io, config, count=count, seed=seed)
     return fit_with_labels(bench.io, chunks, config, seed=seed)
+
+
+def _early_stop(bench: Bench) -> Candidate:
+    play, aligner = bench.encoded, Aligner(bench.policy, bench.settings.alignment)
+    choice = bench.settings.early_steps
+    found = fit(aligner, play.train, steps=max(choice), keep=choice)
+    with torch.no_grad():
+        lost = {
+            s: float(aligner.losses(bench.policy, play.held_out, found[s]).total) for s in found
+        }
+    best = min(lost, key=lambda steps: lost[steps])
+    return Candidate("early_stop", found[best], steps=best)
 
 
 def _global(bench: Bench, seconds: float) -> FastWeights:
@@ -219,6 +232,7 @@ _METHODS: Final[dict[str, Callable[[Bench], Candidate | FastWeights]]] = {
     "base": _base,
     "aligned": _aligned,
     "oracle": _oracle,
+    "early_stop": _early_stop,
     "random_w": _random_w,
     "wrong_robot": _wrong_robot,
     "mean_w": _mean_w,

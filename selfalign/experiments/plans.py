@@ -19,7 +19,16 @@ CURVES: Final[dict[str, tuple[str, ...]]] = {
     "steps": ("base", *(f"steps_{n}" for n in STEPS_CURVE)),
     "play": ("base", *(f"play_{s}" for s in PLAY_CURVE)),
 }
-JUDGED: Final = ("base", "aligned", "wrong_robot", "shuffled_actions", "random_w")
+JUDGED: Final = (
+    "base",
+    "aligned",
+    "wrong_robot",
+    "shuffled_actions",
+    "random_w",
+    "early_stop",
+    "steps_20",
+    "steps_100",
+)
 BASELINES: Final = (
     "base",
     "aligned",

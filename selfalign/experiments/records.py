@@ -64,7 +64,7 @@ class RobotRecord(_Frozen):
     """One robot. `success` has a list over `starts` for each method, not gated.
 
     `align_s` is by the wall, from play to W, `align_cpu_s` the processor time of the same,
-    `align_peak_mb` the most memory of the process meanwhile.
+    `align_peak_mb` the most memory of the process meanwhile. `steps` is how many a method chose.
     """
 
     index: int
@@ -77,6 +77,7 @@ class RobotRecord(_Frozen):
     align_s: float | None
     align_cpu_s: float | None
     align_peak_mb: float | None = None
+    steps: dict[str, int] = {}
 
     def served(self, method: str) -> tuple[bool, ...]:
         """Successes with what would serve: the base where the gates refuse a W aligned on play.

@@ -58,6 +58,9 @@ class Settings(BaseModel):
     gates: GateConfig = GateConfig()
     oracle: OracleConfig = OracleConfig()
     rivals: RivalConfig = RivalConfig()
+    early_steps: tuple[int, ...] = Field(
+        (5, 10, 20, 35, 50, 75, 100), min_length=1, description="What method early_stop chooses of"
+    )
     online_steps: int = Field(5, ge=1, description="Alignment steps a chunk of method per_sample")
     bc_model: Path | None = Field(None, description="Model directory of method bc")
 

@@ -1,6 +1,7 @@
 """Figures as Markdown tables, padded so that a terminal shows them as well."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from selfalign.experiments.calibration import TRUTHS, Calibration
 from selfalign.experiments.paired import Rate
@@ -74,14 +75,27 @@ def calibration_tables(found: Calibration) -> str:
         [name, *(_number(part[name]) for part in (found.auc, found.spearman, found.pearson))]
         for name in known
     ]
-    return "\n\n".join(
-        [
-            table(["gates", *TRUTHS], verdicts),
-            f"Precision of promotion (got better) {_number(found.precision)}, did no harm "
-            f"{_number(found.harmless)}, recall {_number(found.recall)}.",
-            table(["failed check", *TRUTHS], checks or [["none", "", "", ""]]),
-            table(["lower measure", "AUC of better", "rank corr. success", "corr. success"], rows),
-        ]
+    total = "held_out total"
+    parts = [
+        table(["gates", *TRUTHS], verdicts),
+        f"Precision of promotion (got better) {_number(found.precision)}, did no harm "
+        f"{_number(found.harmless)}, recall {_number(found.recall)}. Held-out loss and success: "
+        f"correlation {_number(found.pearson.get(total))}, of the ranks "
+        f"{_number(found.spearman.get(total))}.",
+        table(["failed check", *TRUTHS], checks or [["none", "", "", ""]]),
+        table(["lower measure", "AUC of better", "rank corr. success", "corr. success"], rows),
+    ]
+    if found.early_steps:
+        parts.insert(2, _early_stop(found.early_steps))
+    return "\n\n".join(parts)
+
+
+def _early_stop(steps: Sequence[int]) -> str:
+    counts = {n: steps.count(n) for n in sorted(set(steps))}
+    listed = ", ".join(f"{n} steps: {count}" for n, count in counts.items())
+    return (
+        f"Early stop, by the loss on play kept back, would take a median of {median(steps):g} "
+        f"steps (robots by steps: {listed})."
     )
 
 

@@ -73,6 +73,7 @@ class Trials:
             align_s=alignment and alignment.wall_s,
             align_cpu_s=alignment and alignment.cpu_s,
             align_peak_mb=alignment and alignment.peak_mb,
+            steps={each.label: each.steps for each in found if each.steps is not None},
         )
 
     @staticmethod

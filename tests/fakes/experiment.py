@@ -49,7 +49,12 @@ def micro_training() -> PretrainConfig:
         ),
         prefix=PrefixConfig(iterations=2, batch_size=4),
         stage1=Stage1Config(
-            iterations=2, slots=3, slots_per_iteration=2, transitions=2, demo_frames=2
+            iterations=2,
+            slots=3,
+            slots_per_iteration=2,
+            transitions=2,
+            demo_frames=2,
+            families={"tool_yawed": 1.0},
         ),
         log_every=1,
         evaluate_every=100,

@@ -5,6 +5,7 @@ import pytest
 
 from selfalign.experiments.calibration import auc, calibrate, pearson, spearman
 from selfalign.experiments.records import Check, RobotRecord, Verdict
+from selfalign.experiments.tables import calibration_tables
 
 
 def robot(index: int, *, before: int, after: int, loss: float, passed: bool) -> RobotRecord:
@@ -105,3 +106,14 @@ def test_auc_counts_ties_half() -> None:
     score = np.array([1.0, 1.0, 2.0])
     assert auc(score, np.array([False, True, True])) == pytest.approx(0.75)
     assert auc(score, np.array([True, True, True])) is None
+
+
+def test_steps_of_early_stop_are_told_beside_the_gates() -> None:
+    chosen = [{"early_stop": n} for n in (5, 50, 50, 100)]
+    robots = [r.model_copy(update={"steps": s}) for r, s in zip(ROBOTS, chosen, strict=False)]
+    found = calibrate(robots)
+    assert found.early_steps == (5, 50, 50, 100)
+    text = calibration_tables(found)
+    assert "a median of 50 steps (robots by steps: 5 steps: 1, 50 steps: 2, 100 steps: 1)" in text
+    assert "Held-out loss and success: correlation" in text
+    assert "Early stop" not in calibration_tables(calibrate(ROBOTS))

@@ -9,7 +9,7 @@ import torch
 
 from selfalign.align.aligner import Aligner
 from selfalign.data.observation import Observation
-from selfalign.experiments.adapt import encode
+from selfalign.experiments.adapt import encode, fit
 from selfalign.experiments.analytic import Disguise, plain_robot
 from selfalign.experiments.bench import LIBRARY_SIZE, Bench
 from selfalign.experiments.methods import UnknownMethod, candidate, check_methods
@@ -26,7 +26,7 @@ from selfalign.sim.scene import CUBE_EDGE_M
 from tests.fakes.experiment import QUICK, small_bench, small_policy, small_stage
 from tests.fakes.models import random_policy
 
-SETTINGS = QUICK.model_copy(update={"play_seconds": 2.0})
+SETTINGS = QUICK.model_copy(update={"play_seconds": 2.0, "early_steps": (1, 2, 4)})
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,19 @@ def test_behaviour_cloning_counts_as_what_it_is_not_as_where_it_lies(
         for n, _ in policies
     )
     assert a == b != c
+
+
+def test_early_stop_takes_the_steps_that_play_kept_back_asks_for(bench: Bench) -> None:
+    found = candidate(bench, "early_stop")
+    choice = SETTINGS.early_steps
+    assert found.steps in choice
+    aligner = Aligner(bench.policy, SETTINGS.alignment)
+    kept = fit(aligner, bench.encoded.train, steps=max(choice), keep=choice)
+    assert torch.equal(found.w.W1, kept[found.steps].W1)
+    held_out = bench.encoded.held_out
+    lost = {n: float(aligner.losses(bench.policy, held_out, kept[n]).total) for n in choice}
+    assert lost[found.steps] == min(lost.values())
+    assert len(set(lost.values())) > 1
 
 
 def test_a_global_w_learns_from_the_play_of_all(bench: Bench, policy: Policy) -> None:
