@@ -7,6 +7,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfalign.align.aligner import AlignmentConfig
+from selfalign.align.augment_appearance import AppearanceConfig
+from selfalign.align.augment_embodiment import EmbodimentAugmentationConfig
+from selfalign.align.contrastive import ContrastiveConfig
 from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig, wrong_fields
 from selfalign.pretrain.geometries import GEOMETRIES
@@ -49,6 +52,14 @@ class PrefixConfig(_Frozen):
     queries: int = Field(3, ge=1)
     bfloat16: bool = True
     with_init: bool = Field(False, description="Train the prefix of `init` on; else it stays")
+
+
+class ContrastiveTrainingConfig(ContrastiveConfig):
+    """The contrastive loss and its views, for some slots of every iteration."""
+
+    slots: int = Field(4, ge=1, description="Slots of an iteration that it is computed for")
+    appearance: AppearanceConfig = AppearanceConfig()
+    renumbering: EmbodimentAugmentationConfig = EmbodimentAugmentationConfig()
 
 
 class Stage1Config(_Frozen):
@@ -100,6 +111,10 @@ class Stage1Config(_Frozen):
     )
     read_ahead: bool = Field(True, description="A thread reads the next micro-batch meanwhile")
     inner: AlignmentConfig = AlignmentConfig()
+    lambda_contrastive: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Weight of the contrastive loss; 0: off"
+    )
+    contrastive: ContrastiveTrainingConfig = ContrastiveTrainingConfig()
 
     @model_validator(mode="after")
     def _slots_suffice(self) -> Self:

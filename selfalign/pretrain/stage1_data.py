@@ -3,12 +3,13 @@
 Shape key: n embodiments, B = n * count rows, H horizon, A action numbers.
 """
 
+from dataclasses import replace
 from typing import Literal, Protocol, TypeVar, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfalign.align.batch import TransitionBatch
 from selfalign.data.recording import Recording
@@ -142,11 +143,17 @@ class Stage1Data:
         self, embodiments: list[Embodiment], draws: Draws, count: int, part: Part
     ) -> TransitionBatch:
         """`count` random play transitions of each embodiment, in order of embodiments."""
-        stride = self.policy.config.stride
         rngs = each(draws, len(embodiments))
         rows = [
             rng.choice(getattr(e, part), count) for e, rng in zip(embodiments, rngs, strict=True)
         ]
+        return self.transitions_at(embodiments, rows)
+
+    def transitions_at(
+        self, embodiments: list[Embodiment], rows: list[NDArray[np.int64]]
+    ) -> TransitionBatch:
+        """The transitions that begin at given rows, equally many of each embodiment."""
+        stride = self.policy.config.stride
         actions = [
             e.actions[(r - e.group.start)[:, None] + np.arange(stride)]
             for e, r in zip(embodiments, rows, strict=True)
@@ -158,7 +165,7 @@ class Stage1Data:
             self.states[at],
             torch.from_numpy(np.concatenate(actions)),
             self.state_mask[at],
-            _repeat([e.aligned_mask for e in embodiments], count),
+            _repeat([e.aligned_mask for e in embodiments], len(rows[0])),
         )
 
     def demonstrations(
@@ -191,8 +198,9 @@ class Stage1Data:
         first = torch.arange(n * played).view(n, played)
         second = n * played + torch.arange(n * (count - played)).view(n, count - played)
         order = torch.cat([first, second], dim=1).flatten()
+        longest = max(prefix.mask.shape[1], shown[0].mask.shape[1])
         return (
-            Prefix.cat([prefix, shown[0]]).index(order),
+            Prefix.cat([_padded(prefix, longest), _padded(shown[0], longest)]).index(order),
             torch.cat([self.states[torch.from_numpy(rows)], shown[1]])[order],
             torch.cat([chunk, shown[2]])[order],
             _repeat([e.action_mask for e in embodiments], count),
@@ -207,3 +215,13 @@ def _is_usable(group: Group) -> bool:
 def _repeat(masks: list[NDArray[np.bool_]], count: int) -> Tensor:
     """Each mask `count` times: [n * count, A]."""
     return torch.from_numpy(np.stack(masks)).repeat_interleave(count, dim=0)
+
+
+def _padded(prefix: Prefix, length: int) -> Prefix:
+    """A prefix with so many tokens; nobody attends to the new ones."""
+    room = length - prefix.mask.shape[1]
+    if not room:
+        return prefix
+    key_values = nn.functional.pad(prefix.key_values, (0, 0, 0, room))
+    mask = nn.functional.pad(prefix.mask, (0, room))
+    return replace(prefix, key_values=key_values, mask=mask)

@@ -15,6 +15,7 @@ from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.contrastive import contrast_of
 from selfalign.pretrain.dataset import open_dataset
 from selfalign.pretrain.evaluate import adaptation_curve
 from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
@@ -84,7 +85,7 @@ def open_data(config: PretrainConfig, run: Path, policy: Policy) -> Stage1Data:
     recording = Recording(run / "recording")
     path = run / "prefix_cache.safetensors"
     if not path.exists():
-        build_cache(policy, recording).save(path)
+        build_cache(policy, recording, path)
     cache = PrefixCache.load(path, config.model.vision.tokens)
     labelled = open_labelled(config, run, policy, recording) if config.stage1.hindsight else None
     return Stage1Data(policy, recording, cache, config.record.held_out_groups, labelled)
@@ -103,7 +104,7 @@ def open_labelled(
         config.record.tasks,
     )
     if not path.exists():
-        hindsight_cache(policy, recording, hindsight).save(path)
+        hindsight_cache(policy, recording, hindsight, path)
     cache = PrefixCache.load(path, config.model.vision.tokens)
     return LabelledPlay(hindsight, cache, settings.hindsight)
 
@@ -118,7 +119,8 @@ def train_stage1(
     """The inner loop; writes `run/model` at every checkpoint and at the end."""
     processes = processes or Processes()
     total = config.stage1.iterations
-    loop = InnerLoop(config.stage1, config.seed, policy, data, processes=processes)
+    contrast = contrast_of(config.stage1, config.seed, policy, data)
+    loop = InnerLoop(config.stage1, config.seed, policy, data, processes=processes, extra=contrast)
     start = loop.resume(run)
     log = run / "log.jsonl" if processes.is_first else None
     with Journal(log, "stage1", total, start, config.log_every) as journal, closing(loop):
