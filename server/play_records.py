@@ -2,12 +2,18 @@
 
 Everything the recorder needs to go on after a crash is in these records, so that a recorder that
 is started again only has to read on.
+
+A step is the length of its head, the head in msgpack, and the pixels of its images one after the
+other. Its images are large, so nobody copies them: `encode` returns them as they are, beside the
+head, and those of a decoded step are views of the record.
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import msgpack
 import numpy as np
@@ -16,8 +22,7 @@ from selfalign.data.observation import Observation
 from selfalign.data.play_step import PlayStep
 from selfalign.data.spec import RobotSpec
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+_HEAD = struct.Struct("<I")
 
 BEGIN = 1
 STEP = 2
@@ -62,30 +67,33 @@ class End:
 
 
 Entry = Begin | Step | Flush | End
+Part = bytes | memoryview
 
 
-def encode(entry: Entry) -> tuple[int, bytes]:
-    """Return the kind and the payload of an entry."""
+def encode(entry: Entry) -> tuple[int, *tuple[Part, ...]]:
+    """Return the kind of an entry and the parts of its payload, to be written one after the other.
+
+    The parts of a step are views of its images: write them before these change.
+    """
     match entry:
         case Begin(episode, spec, meta):
             return BEGIN, _pack([episode, spec.model_dump(mode="json"), meta])
         case Step(episode, index, step):
-            return STEP, _pack([episode, index, *_step_fields(step)])
+            return STEP, *_step_parts(episode, index, step)
         case Flush(episode):
             return FLUSH, _pack([episode])
         case End(episode):
             return END, _pack([episode])
 
 
-def decode(kind: int, payload: bytes) -> Entry:
-    """Return the entry of a record that `encode` made."""
+def decode(kind: int, payload: Part) -> Entry:
+    """Return the entry of a record that `encode` made; the images of a step are views of it."""
+    if kind == STEP:
+        return _step(payload)
     fields = msgpack.unpackb(payload)
     if kind == BEGIN:
         episode, spec, meta = fields
         return Begin(episode, RobotSpec.model_validate(spec), meta)
-    if kind == STEP:
-        episode, index, *rest = fields
-        return Step(episode, index, _step(*rest))
     return Flush(*fields) if kind == FLUSH else End(*fields)
 
 
@@ -94,22 +102,25 @@ def _pack(value: Any) -> bytes:
     return packed
 
 
-def _step_fields(step: PlayStep) -> list[Any]:
+def _step_parts(episode: str, index: int, step: PlayStep) -> list[Part]:
     observation = step.observation
-    images = {
-        name: [*image.shape[:2], np.ascontiguousarray(image).data.cast("B")]
-        for name, image in observation.images.items()
-    }
+    shapes = {name: image.shape[:2] for name, image in observation.images.items()}
     state, action = observation.state.tobytes(), step.action.tobytes()
-    return [step.t_ns, observation.instruction, state, action, images]
+    head = _pack([episode, index, step.t_ns, observation.instruction, state, action, shapes])
+    pixels = [np.ascontiguousarray(i).data.cast("B") for i in observation.images.values()]
+    return [_HEAD.pack(len(head)), head, *pixels]
 
 
-def _step(
-    t_ns: int, instruction: str, state: bytes, action: bytes, images: Mapping[str, list[Any]]
-) -> PlayStep:
-    frames = {
-        name: np.frombuffer(data, np.uint8).reshape(height, width, 3)
-        for name, (height, width, data) in images.items()
-    }
+def _step(payload: Part) -> Step:
+    (length,) = _HEAD.unpack_from(payload)
+    start = _HEAD.size + length
+    head = msgpack.unpackb(payload[_HEAD.size : start])
+    episode, index, t_ns, instruction, state, action, shapes = head
+    frames = {}
+    for name, size in shapes.items():
+        shape = (*size, 3)
+        count = math.prod(shape)
+        frames[name] = np.frombuffer(payload, np.uint8, count, start).reshape(shape)
+        start += count
     observation = Observation(frames, np.frombuffer(state, np.float32), instruction)
-    return PlayStep(observation, np.frombuffer(action, np.float32), t_ns)
+    return Step(episode, index, PlayStep(observation, np.frombuffer(action, np.float32), t_ns))

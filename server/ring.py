@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -31,10 +32,13 @@ _WRAP = 0
 @final
 @dataclass(frozen=True)
 class Record:
-    """One record; `end` is the value of `tail` that gives its bytes back."""
+    """One record; `end` is the value of `tail` that gives its bytes back.
+
+    The payload is a view of the ring: it holds until then.
+    """
 
     kind: int
-    payload: bytes
+    payload: memoryview
     end: int
 
 
@@ -77,7 +81,9 @@ class RingMemory:
         self._counters.release()
         self._bytes.release()
         self._view.release()
-        self._map.close()
+        # A record that somebody still holds keeps the memory until it goes.
+        with suppress(BufferError):
+            self._map.close()
         os.close(self.descriptor)
 
     def _get(self, counter: int) -> int:
@@ -108,16 +114,17 @@ class RingWriter:
         """Size of the largest payload that is accepted [byte]."""
         return self._memory.capacity // 4
 
-    def push(self, kind: int, payload: bytes) -> None:
-        """Append a record.
+    def push(self, kind: int, *parts: bytes | memoryview) -> None:
+        """Append a record whose payload is the parts (views of bytes), one after the other.
 
         Raises:
             RingFull: Nothing was written.
             RecordTooLarge: The payload could never fit well.
         """
-        if len(payload) > self.largest:
-            raise RecordTooLarge(f"a record of {len(payload)} bytes; at most {self.largest} fit")
-        need = _HEADER.size + -(-len(payload) // _ALIGN) * _ALIGN
+        size = sum(map(len, parts))
+        if size > self.largest:
+            raise RecordTooLarge(f"a record of {size} bytes; at most {self.largest} fit")
+        need = _HEADER.size + -(-size // _ALIGN) * _ALIGN
         memory = self._memory
         with self._lock:
             head = memory._get(_HEAD)
@@ -128,9 +135,11 @@ class RingWriter:
             if skip:
                 _HEADER.pack_into(memory._bytes, offset, _WRAP, 0)
                 offset = 0
-            _HEADER.pack_into(memory._bytes, offset, _HEADER.size + len(payload), kind)
+            _HEADER.pack_into(memory._bytes, offset, _HEADER.size + size, kind)
             start = offset + _HEADER.size
-            memory._bytes[start : start + len(payload)] = payload
+            for part in parts:
+                memory._bytes[start : start + len(part)] = part
+                start += len(part)
             memory._set(_HEAD, head + skip + need)
 
 
@@ -162,7 +171,7 @@ class RingReader:
             if length == _WRAP:
                 self._next += left
                 continue
-            payload = bytes(memory._bytes[offset + _HEADER.size : offset + length])
+            payload = memory._bytes[offset + _HEADER.size : offset + length]
             self._next += -(-length // _ALIGN) * _ALIGN
             yield Record(kind, payload, self._next)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from selfalign.data.play_store import PlayStore
@@ -103,12 +104,14 @@ def test_entries_survive_the_ring(entry: Any) -> None:
 
 def test_steps_survive_the_ring() -> None:
     sent = step(5, SPEC)
-    got = decode(*encode(Step("e-1", 5, sent)))
+    kind, *parts = encode(Step("e-1", 5, sent))
+    got = decode(kind, b"".join(parts))
     assert isinstance(got, Step)
     assert (got.episode, got.index, got.step.t_ns) == ("e-1", 5, sent.t_ns)
     assert got.step.observation.instruction == sent.observation.instruction
     for name, image in sent.observation.images.items():
         assert (got.step.observation.images[name] == image).all()
+        assert any(np.shares_memory(np.frombuffer(part, np.uint8), image) for part in parts)
     assert (got.step.action == sent.action).all()
     assert (got.step.observation.state == sent.observation.state).all()
 

@@ -65,14 +65,14 @@ def test_any_sequence_survives_the_wrap(steps: list[tuple[bytes, bool]]) -> None
     for payload, drain_now in steps:
         drain = drain_now
         try:
-            writer.push(7, payload)
+            writer.push(7, payload[:3], memoryview(payload)[3:])
             sent.append(payload)
         except RingFull:
             drain = True
         if drain:
-            got += [record.payload for record in reader.read()]
+            got += [bytes(record.payload) for record in reader.read()]
             reader.commit(reader.position)
-    got += [record.payload for record in reader.read()]
+    got += [bytes(record.payload) for record in reader.read()]
     memory.close()
     assert got == sent
 
@@ -103,7 +103,7 @@ def test_another_process_reads_by_the_descriptor_alone(memory: RingMemory) -> No
     RingWriter(memory).push(3, b"hello")
     code = (
         "import sys; from server.ring import RingMemory, RingReader;"
-        "m = RingMemory(int(sys.argv[1])); print([r.payload for r in RingReader(m).read()])"
+        "m = RingMemory(int(sys.argv[1])); print([bytes(r.payload) for r in RingReader(m).read()])"
     )
     out = subprocess.run(
         [sys.executable, "-c", code, str(memory.descriptor)],
@@ -114,6 +114,16 @@ def test_another_process_reads_by_the_descriptor_alone(memory: RingMemory) -> No
         check=True,
     )
     assert out.stdout.strip() == "[b'hello']"
+
+
+def test_a_record_is_a_view_that_outlives_the_close_of_its_memory() -> None:
+    memory = RingMemory.create(4096)
+    writer, reader = RingWriter(memory), RingReader(memory)
+    writer.push(1, b"ab", b"cd")
+    record = next(reader.read())
+    memory.close()
+    assert bytes(record.payload) == b"abcd"
+    assert record.payload.readonly is False, "not a copy"
 
 
 def test_closing_leaves_no_descriptor() -> None:
