@@ -9,9 +9,8 @@ from typing import Any, Final, final
 import httpx
 
 from client.endpoint import Endpoint
-from client.errors import ClientError, Disconnected, ProtocolError, ServerProblem, ServerUnreachable
-from server.wire.codec import JSON_MEDIA_TYPE, MSGPACK_MEDIA_TYPE, load_json, unpack
-from server.wire.problems import WireError
+from client.errors import ClientError, Disconnected, ServerProblem, ServerUnreachable
+from client.replies import error_body, value_of
 
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -119,9 +118,10 @@ class HttpTransport:
         response = self._http.send(request, stream=stream)
         if response.status_code < 400:
             return response
-        response.read()
+        content = response.read()
         response.close()
-        raise ServerProblem.from_body(_error_body(response), status=response.status_code)
+        body = error_body(response.headers.get("content-type", ""), content)
+        raise ServerProblem.from_body(body, status=response.status_code)
 
 
 def read_body(response: httpx.Response) -> Any:
@@ -130,26 +130,8 @@ def read_body(response: httpx.Response) -> Any:
     Raises:
         ProtocolError: It is neither.
     """
-    kind = response.headers.get("content-type", "").partition(";")[0].strip()
-    try:
-        if kind == MSGPACK_MEDIA_TYPE:
-            return unpack(response.content)
-        if kind == JSON_MEDIA_TYPE:
-            return load_json(response.content)
-    except WireError as error:
-        raise ProtocolError(f"the reply of {response.url} cannot be read: {error}") from error
-    raise ProtocolError(
-        f"{response.url} replied with media type {kind or 'none'!r}, expected {JSON_MEDIA_TYPE} or "
-        f"{MSGPACK_MEDIA_TYPE}; is this a SelfAlign server?"
-    )
-
-
-def _error_body(response: httpx.Response) -> object:
     kind = response.headers.get("content-type", "")
-    try:
-        return unpack(response.content) if "msgpack" in kind else load_json(response.content)
-    except WireError:
-        return response.text[:200]
+    return value_of(kind, response.content, url=str(response.url))
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, Self, final
+from typing import Any, Final, Literal, Self, final
 
 import httpx
 import numpy as np
@@ -15,10 +15,13 @@ from client.errors import ProtocolError, ServerProblem
 from client.http_transport import HttpTransport, read_body
 from client.images import ready_images
 from client.play import PlayRecorder
+from client.post_connection import PostConnection
 from client.replies import checked
 from client.websocket_transport import Socket, packed
 from server.wire.codec import MSGPACK_MEDIA_TYPE
 from server.wire.messages import ActReply, InfoReply
+
+_MSGPACK: Final = {"content-type": MSGPACK_MEDIA_TYPE, "accept": MSGPACK_MEDIA_TYPE}
 
 
 @final
@@ -33,7 +36,7 @@ class RobotClient:
         robot: Name of the robot spec to use; the server's default robot if None.
         transport: "websocket" (less overhead, one connection) or "http".
         jpeg_quality: Send images as JPEG of this quality (1-100), for a thin network; raw if None.
-        http_transport: What carries the HTTP requests; a mock in tests.
+        http_transport: What carries all HTTP requests, `act` as well; a mock in tests.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RobotClient:
         self._uses_websocket = transport == "websocket"
         self._http = HttpTransport(self._endpoint, transport=http_transport)
         self._socket = Socket(self._endpoint, "/act/stream", opened=self._read_metadata)
+        self._posts = None if http_transport else PostConnection(self._endpoint, "/act", _MSGPACK)
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +66,8 @@ class RobotClient:
         """Close all connections. A call in flight in another thread fails."""
         self._socket.close()
         self._http.close()
+        if self._posts is not None:
+            self._posts.close()
 
     def info(self) -> InfoReply:
         """What the server is and serves: its model, its robots and their specs."""
@@ -139,9 +145,12 @@ class RobotClient:
         return body
 
     def _over_http(self, message: bytes) -> Any:
-        headers = {"content-type": MSGPACK_MEDIA_TYPE, "accept": MSGPACK_MEDIA_TYPE}
+        if self._posts is not None:
+            return self._posts.post(message)
         return read_body(
-            self._http.request("POST", "/act", content=message, headers=headers, is_repeatable=True)
+            self._http.request(
+                "POST", "/act", content=message, headers=_MSGPACK, is_repeatable=True
+            )
         )
 
     def _read_metadata(self, socket: Socket) -> None:

@@ -11,10 +11,10 @@ from websockets.exceptions import (
     InvalidMessage,
     InvalidStatus,
 )
-from websockets.sync.client import ClientConnection, connect
 
 from client.endpoint import Endpoint
 from client.errors import ClientError, Disconnected, ProtocolError, ServerProblem, ServerUnreachable
+from client.websocket_connection import WebSocketConnection
 from server.wire.codec import load_json, pack, unpack
 from server.wire.problems import WireError
 
@@ -41,7 +41,7 @@ class Socket:
     def __init__(self, endpoint: Endpoint, path: str, *, opened: Callable[[Socket], None]) -> None:
         self._endpoint, self._opened = endpoint, opened
         self._url = endpoint.websocket_url + path
-        self._connection: ClientConnection | None = None
+        self._connection: WebSocketConnection | None = None
         self._is_closed = False
 
     def run(self, exchange: Callable[[Socket], T]) -> T:
@@ -81,16 +81,14 @@ class Socket:
         """
         limit_s = self._endpoint.timeout_s if timeout_s is None else timeout_s
         try:
-            return _value(self._live().recv(timeout=limit_s))
+            return _value(self._live().receive(limit_s))
         except TimeoutError as error:
             raise Disconnected(f"{self._url} sent no reply within {limit_s:g} s") from error
 
     def poll(self) -> Any | None:
-        """The value of a message that has already arrived, or None."""
-        try:
-            return _value(self._live().recv(timeout=0))
-        except TimeoutError:
-            return None
+        """The value of a message that had arrived before the last was sent, or None."""
+        message = self._live().poll()
+        return None if message is None else _value(message)
 
     def _attempt(self, exchange: Callable[[Socket], T]) -> T:
         if self._is_closed:
@@ -104,21 +102,12 @@ class Socket:
             self._drop()
             raise
 
-    def _connect(self) -> ClientConnection:
+    def _connect(self) -> WebSocketConnection:
         try:
-            opening = connect(
-                self._url,
-                # Deflate costs 18 ms on a pair of raw 224 x 224 images; the robot has no time.
-                compression=None,
-                max_size=_LARGEST_MESSAGE,
-                open_timeout=self._endpoint.timeout_s,
-                close_timeout=1.0,
-                # A server that compiles its model may hold its interpreter for longer than 20 s.
-                ping_timeout=None,
-                proxy=None,
+            # Without compression: deflate costs 18 ms on a pair of raw 224 x 224 images.
+            return WebSocketConnection(
+                self._url, max_size=_LARGEST_MESSAGE, open_timeout_s=self._endpoint.timeout_s
             )
-            # From release 17 on a connection must be entered; `close` is all that its exit does.
-            return opening.__enter__()
         except InvalidStatus as error:
             raise _refused(error, self._url) from error
         except InvalidMessage as error:
@@ -132,7 +121,7 @@ class Socket:
         if connection is not None:
             connection.close()
 
-    def _live(self) -> ClientConnection:
+    def _live(self) -> WebSocketConnection:
         if self._connection is None:
             raise ConnectionError("the connection was closed")
         return self._connection
