@@ -109,21 +109,23 @@ class TTTLayer(nn.Module):
             z_k, v_BhTd - k_BhTd, self.norm_weight, self.norm_bias
         )
         # b1 is the weight of an input that is always 1: hence the 1 added to every score.
-        scores_BhTT = q_BhTd.float() @ k_BhTd.float().transpose(-1, -2) + 1
-        if mask_BTT is not None:
-            scores_BhTT = scores_BhTT * mask_BTT[:, None]
-        return apply_weights(q_BhTd, W1, b1) - scores_BhTT @ grad
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            scores_BhTT = q_BhTd.float() @ k_BhTd.float().transpose(-1, -2) + 1
+            if mask_BTT is not None:
+                scores_BhTT = scores_BhTT * mask_BTT[:, None]
+            return apply_weights(q_BhTd, W1, b1) - scores_BhTT @ grad
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.heads, self.dim)).transpose(1, 2)
 
 
 def apply_weights(x_BhTd: Tensor, W1: Tensor, b1: Tensor) -> Tensor:
-    """x W1 + b1 in float32, where W1 may be one per group of samples."""
-    x = x_BhTd.float()
-    if W1.dim() == 3:
-        return x @ W1 + b1
-    return ungroup_rows(group_rows(x, W1.shape[0]) @ W1 + b1, x.shape[0])
+    """x W1 + b1 in float32, under autocast too, where W1 may be one per group of samples."""
+    with torch.autocast(x_BhTd.device.type, enabled=False):
+        x = x_BhTd.float()
+        if W1.dim() == 3:
+            return x @ W1 + b1
+        return ungroup_rows(group_rows(x, W1.shape[0]) @ W1 + b1, x.shape[0])
 
 
 def identity_gate(layer: TTTLayer) -> None:

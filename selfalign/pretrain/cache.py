@@ -1,4 +1,4 @@
-"""The frozen prefix of every recorded frame, computed once and kept in memory as half floats.
+"""The frozen prefix of every recorded frame, computed once and kept in a file as half floats.
 
 Shape key: N rows, L layers, v key-value heads, P prefix tokens, e head width, F features.
 """
@@ -10,7 +10,7 @@ from typing import Self, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,9 +19,11 @@ from selfalign.errors import StoreError
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Features, Prefix
 from selfalign.pretrain.embodiments import load_groups, normalised_states
+from selfalign.pretrain.mapped_file import create_tensors
 from selfalign.pretrain.pixels import to_pixels
 
 _BATCH = 128
+DTYPES = {"key_values": torch.float16, "mask": torch.bool, "features": torch.float32}
 
 
 @final
@@ -48,25 +50,21 @@ class PrefixCache:
         """The features of some rows, without their prefixes."""
         return Features(self.features[rows], torch.ones(len(rows), 1, dtype=torch.bool))
 
-    def save(self, path: Path) -> None:
-        """Write the cache as one safetensors file; `path` appears only when it is whole."""
-        tensors = {"key_values": self.key_values, "mask": self.mask, "features": self.features}
-        temporary = path.with_suffix(".tmp")
-        save_file(tensors, temporary, {"image_tokens": str(self.image_tokens)})
-        temporary.rename(path)
-
     @classmethod
     def load(cls, path: Path, image_tokens: int) -> Self:
-        """Read what `save` wrote."""
-        tensors = load_file(path)
-        return cls(tensors["key_values"], tensors["mask"], tensors["features"], image_tokens)
+        """Map the file of a cache.
+
+        Nothing is read before it is used, the system may drop what was, and processes share it.
+        """
+        return cls(**load_file(path), image_tokens=image_tokens)
 
 
-def build_cache(policy: Policy, recording: Recording) -> PrefixCache:
+def build_cache(policy: Policy, recording: Recording, path: Path | None = None) -> PrefixCache:
     """Encode every frame: play under the empty prompt, demonstrations under their instruction."""
     texts = [("" if e["kind"] == "play" else e["instruction"]) for e in recording.episodes]
     prompt = np.asarray(recording["episode"])
-    return encode_rows(policy, recording, np.arange(len(recording)), texts, prompt)
+    rows = np.arange(len(recording))
+    return encode_rows(policy, recording, rows, texts, prompt, path=path)
 
 
 @torch.no_grad()
@@ -76,13 +74,17 @@ def encode_rows(
     rows: NDArray[np.int64],
     texts: list[str],
     prompt: NDArray[np.integer],
+    *,
+    path: Path | None = None,
 ) -> PrefixCache:
     """Encode frames `rows` [n] of a recording, frame i under the instruction texts[prompt[i]].
 
-    pi0.5 reads the state there as well, but under the empty instruction of alignment.
+    pi0.5 reads the state there as well, but under the empty instruction of alignment. With a path
+    the cache is built in that file, which appears when it is whole; without one in memory.
     """
-    tokens, token_mask = _prompts(policy, recording, rows, [texts[i] for i in prompt])
+    tokens, token_mask = _prompts(policy, recording, rows, texts, prompt)
     cache: PrefixCache | None = None
+    partial = None if path is None else path.with_suffix(".tmp")
     for start in tqdm(range(0, len(rows), _BATCH), desc="prefix cache", mininterval=5):
         at = slice(start, min(start + _BATCH, len(rows)))
         images = to_pixels(np.array(recording["images"][rows[at]]))[:, None]
@@ -90,46 +92,49 @@ def encode_rows(
         inputs = (images, camera, tokens[at], token_mask[at])
         prefix = policy.prefix(*(tensor.to(policy.device) for tensor in inputs))
         # One allocation for all rows: the cache is gigabytes, a second copy may not fit.
-        cache = cache or _empty(prefix, len(rows))
+        cache = cache or _empty(prefix, len(rows), partial)
         cache.key_values[at] = prefix.key_values.half()
         cache.mask[at], cache.features[at] = prefix.mask, prefix.features
     if cache is None:
         raise StoreError(f"{recording.directory} holds no frames to encode; record some first")
+    if path is not None and partial is not None:
+        partial.rename(path)
     return cache
 
 
 def _prompts(
-    policy: Policy, recording: Recording, rows: NDArray[np.int64], texts: list[str]
+    policy: Policy,
+    recording: Recording,
+    rows: NDArray[np.int64],
+    texts: list[str],
+    prompt: NDArray[np.integer],
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and mask [n, t] of frames `rows` under their instructions `texts` [n]."""
-    encode = policy.prompts.encode
-    told = np.array([i for i, text in enumerate(texts) if text], np.int64)
+    """Tokens and mask [n, t] of frames `rows` under their instructions."""
+    encode, at = policy.prompts.encode, torch.from_numpy(prompt.astype(np.int64))
+    told = np.flatnonzero([bool(texts[i]) for i in prompt])
     if policy.config.flavour == "pi0" or not len(told):
-        kinds = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        at = torch.tensor([kinds[text] for text in texts], dtype=torch.int64)
-        tokens, mask = encode(list(kinds) or [""])
+        tokens, mask = encode(texts)
         return tokens[at], mask[at]
     groups = load_groups(recording, policy.config)
     states, joints = normalised_states(recording, groups, policy.config.state_dim)
     # A state is the joints and the gripper, which is no target of alignment.
     own = [states[row, : joints[row].sum() + 1] for row in rows[told]]
-    stated, stated_mask = encode([texts[i] for i in told], states=own)
+    stated, stated_mask = encode([texts[i] for i in prompt[told]], states=own)
     empty, empty_mask = encode([""], stated.shape[1])
     tokens, mask = empty.repeat(len(rows), 1), empty_mask.repeat(len(rows), 1)
     tokens[told], mask[told] = stated, stated_mask
     return tokens, mask
 
 
-def _empty(prefix: Prefix, rows: int) -> PrefixCache:
-    def room(like: Tensor, dtype: torch.dtype) -> Tensor:
-        return torch.empty(rows, *like.shape[1:], dtype=dtype)
-
-    return PrefixCache(
-        room(prefix.key_values, torch.float16),
-        room(prefix.mask, torch.bool),
-        room(prefix.features, torch.float32),
-        prefix.image_tokens,
+def _empty(prefix: Prefix, rows: int, path: Path | None) -> PrefixCache:
+    """A cache for so many rows, in memory or in a new file."""
+    shapes = {name: (rows, *getattr(prefix, name).shape[1:]) for name in DTYPES}
+    tensors = (
+        {name: torch.empty(shape, dtype=DTYPES[name]) for name, shape in shapes.items()}
+        if path is None
+        else create_tensors(path, {name: (DTYPES[name], shapes[name]) for name in DTYPES})
     )
+    return PrefixCache(**tensors, image_tokens=prefix.image_tokens)
 
 
 def play_length(cache: PrefixCache, recording: Recording) -> int:

@@ -11,6 +11,7 @@ Shape key: m labelled frames, H horizon, n joints of an arm, A action numbers of
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -136,11 +137,13 @@ def label_play(
     return Hindsight(**{name: part[order] for name, part in parts.items()})
 
 
-def hindsight_cache(policy: Policy, recording: Recording, hindsight: Hindsight) -> PrefixCache:
-    """The prefix of every labelled frame under its instruction."""
+def hindsight_cache(
+    policy: Policy, recording: Recording, hindsight: Hindsight, path: Path | None = None
+) -> PrefixCache:
+    """The prefix of every labelled frame under its instruction; in a file, where one is given."""
     texts = [TASKS[task].instruction(colour) for task in TASK_NAMES for colour in COLOURS]
     prompts = hindsight.tasks * len(COLOURS) + hindsight.colours
-    return encode_rows(policy, recording, hindsight.rows, texts, prompts)
+    return encode_rows(policy, recording, hindsight.rows, texts, prompts, path=path)
 
 
 def _label(

@@ -13,6 +13,7 @@ from torch import Tensor
 from selfalign.data.recording import Recording
 from selfalign.errors import ModelError
 from selfalign.model.policy import Policy
+from selfalign.model.ttt import apply_weights
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.inner_loop import InnerLoop
@@ -20,6 +21,7 @@ from selfalign.pretrain.processes import Processes
 from selfalign.pretrain.stage1_data import Stage1Data
 from selfalign.pretrain.trainer import pretrain
 from tests.fakes.accelerator import together
+from tests.fakes.models import random_numbers
 
 # Products of other batch sizes are summed in another order. Moments hold gradients and squares of
 # them, which react more than weights do.
@@ -155,6 +157,15 @@ def test_bfloat16_is_near_and_leaves_weights_and_w_in_float32(
     for name in ("loss.action", "loss.query/total"):
         assert float(half[name]) == pytest.approx(float(alone[name]), rel=0.03)
         assert half[name] != alone[name]
+
+
+def test_products_with_w_are_those_of_float32_under_autocast() -> None:
+    x, w1, b1 = random_numbers(2, 3, 4, 8), random_numbers(3, 8, 8), random_numbers(3, 1, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ w1).dtype == torch.bfloat16
+        inside = apply_weights(x, w1, b1)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, apply_weights(x, w1, b1))
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
