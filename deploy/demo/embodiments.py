@@ -16,8 +16,8 @@ from selfalign.sim.action_spaces import FAMILIES, ActionSpace, ToolDelta, random
 from selfalign.sim.cameras import CameraPose, random_camera
 from selfalign.sim.robots import Arm, make_arm
 
-Scenario = Literal["action", "camera", "both"]
-SCENARIOS: Final[tuple[Scenario, ...]] = ("both", "action", "camera")
+Scenario = Literal["action", "camera", "both", "robot", "all"]
+SCENARIOS: Final[tuple[Scenario, ...]] = ("both", "action", "camera", "robot", "all")
 
 __all__ = ["FAMILIES", "SCENARIOS", "Embodiment", "Scenario", "draw_embodiment"]
 
@@ -37,18 +37,19 @@ class Embodiment:
 
     def describe(self) -> str:
         """In words, for a table."""
-        return f"{describe_space(self.action_space)}; {describe_camera(self.camera)}"
+        words = f"{describe_space(self.action_space)}; {describe_camera(self.camera)}"
+        return words if self.arm.name == "panda" else f"{self.arm.name}; {words}"
 
 
 def draw_embodiment(
     scenario: Scenario, *, seed: int, index: int, family: str = "tool_rotated"
 ) -> Embodiment:
-    """The `index`-th unseen Panda of a seed.
+    """The `index`-th unseen robot of a seed: a Panda, or a UR5e.
 
     Args:
         scenario: What about it is unseen: `action` (an action space of the family; the camera
-            stands in front), `camera` (anywhere in the trained sector; the plain tool frame) or
-            `both`.
+            stands in front), `camera` (anywhere in the trained sector; the plain tool frame),
+            `both`, `robot` (a UR5e with the plain tool frame and camera) or `all` three.
         seed: Seed of the whole demonstration.
         index: Which one.
         family: What the action space is drawn from, one of `FAMILIES`; by default tool frames
@@ -56,14 +57,14 @@ def draw_embodiment(
     """
     # Two streams: a robot keeps its camera whatever its action space is drawn from.
     spaces, cameras = (np.random.default_rng([_STREAM, seed, index, part]) for part in (0, 1))
-    arm = make_arm("panda")
+    arm = make_arm("ur5e" if scenario in ("robot", "all") else "panda")
     space = random_space(spaces, family, arm)
     camera = random_camera(cameras)
     return Embodiment(
         name=f"unseen-{seed}-{index}",
         arm=arm,
-        action_space=ToolDelta() if scenario == "camera" else space,
-        camera=CameraPose() if scenario == "action" else camera,
+        action_space=ToolDelta() if scenario in ("camera", "robot") else space,
+        camera=CameraPose() if scenario in ("action", "robot") else camera,
     )
 
 

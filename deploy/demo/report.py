@@ -15,6 +15,8 @@ _UNSEEN: Final[dict[Scenario, str]] = {
     "action": "an action space",
     "camera": "a camera",
     "both": "an action space and a camera",
+    "robot": "an arm",
+    "all": "an arm, an action space and a camera",
 }
 
 

@@ -30,6 +30,17 @@ def test_a_scenario_leaves_the_other_part_canonical() -> None:
     assert both.camera == camera.camera
 
 
+def test_another_arm_has_the_same_camera_and_space() -> None:
+    robot, everything = (draw_embodiment(s, seed=0, index=0) for s in ("robot", "all"))
+    both = draw_embodiment("both", seed=0, index=0)
+    assert robot.arm.name == everything.arm.name == "ur5e"
+    assert robot.camera == CameraPose()
+    np.testing.assert_array_equal(robot.action_space.rotation, np.eye(3))
+    assert everything.camera == both.camera
+    np.testing.assert_array_equal(everything.action_space.rotation, both.action_space.rotation)
+    assert robot.describe().startswith("ur5e; ")
+
+
 def test_a_family_is_what_the_action_space_is_drawn_from() -> None:
     robot = draw_embodiment("both", seed=0, index=0, family="tool_yawed")
     assert robot.camera == draw_embodiment("both", seed=0, index=0).camera

@@ -48,6 +48,7 @@ def test_the_report_shows_rates_gain_times_and_snapshot() -> None:
         ("action", "Reach on a robot with an action space never seen in training"),
         ("camera", "Reach on a robot with a camera never seen in training"),
         ("both", "Reach on a robot with an action space and a camera never seen in training"),
+        ("robot", "Reach on a robot with an arm never seen in training"),
     ],
 )
 def test_the_title_says_what_is_unseen(scenario: str, text: str) -> None:
