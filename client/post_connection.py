@@ -11,12 +11,12 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, final
+from typing import Final, final
 from urllib.parse import urlsplit
 
 from client.endpoint import Endpoint
 from client.errors import ClientError, Disconnected, ServerProblem, ServerUnreachable
-from client.replies import error_body, value_of
+from client.replies import error_body
 
 _LOST: Final = (ConnectionError, http.client.HTTPException)
 _BROKEN: Final = (OSError, http.client.HTTPException)
@@ -44,33 +44,31 @@ class PostConnection:
 
     def __init__(self, endpoint: Endpoint, path: str, headers: Mapping[str, str]) -> None:
         parts = urlsplit(endpoint.http_url)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
+        is_secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
         assert parts.hostname is not None
         self._endpoint = endpoint
-        self._url = endpoint.http_url + path
+        self.url = endpoint.http_url + path
         self._path = parts.path + path
         self._headers = dict(headers)
         self._connection = kind(parts.hostname, parts.port, timeout=endpoint.timeout_s)
         self._is_closed = False
         self._busy = threading.Lock()
 
-    def post(self, body: bytes) -> Any:
-        """The value of the reply to one body.
+    def post(self, body: bytes) -> tuple[str, bytes]:
+        """Media type and content of the reply to one body.
 
         Raises:
             ServerUnreachable: No connection within the endpoint's patience.
             Disconnected: The connection broke, or no reply in time.
             ServerProblem: The server refused.
-            ProtocolError: The reply is neither JSON nor msgpack.
         """
         status, kind, content = self._endpoint.retry.run(
             lambda: self._attempt(body), retry_on=(_NotConnected, *_BROKEN), failed=self._given_up
         )
         if status >= 400:
             raise ServerProblem.from_body(error_body(kind, content), status=status)
-        return value_of(kind, content, url=self._url)
+        return kind, content
 
     def close(self) -> None:
         """Close for good. Safe from any thread, and twice; a call in flight then fails."""

@@ -16,7 +16,7 @@ from client.http_transport import HttpTransport, read_body
 from client.images import ready_images
 from client.play import PlayRecorder
 from client.post_connection import PostConnection
-from client.replies import checked
+from client.replies import checked, value_of
 from client.websocket_transport import Socket, packed
 from server.wire.codec import MSGPACK_MEDIA_TYPE
 from server.wire.messages import ActReply, InfoReply
@@ -146,7 +146,7 @@ class RobotClient:
 
     def _over_http(self, message: bytes) -> Any:
         if self._posts is not None:
-            return self._posts.post(message)
+            return value_of(*self._posts.post(message), url=self._posts.url)
         return read_body(
             self._http.request(
                 "POST", "/act", content=message, headers=_MSGPACK, is_repeatable=True

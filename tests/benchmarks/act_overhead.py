@@ -6,10 +6,11 @@ overhead: the client, the network, reading the message, checking the observation
 it, waiting for the inference thread, units and limits of the actions, writing the reply.
 
 Calls alternate (bare, websocket, bare, HTTP), so whatever else the machine does hits both sides
-alike, and either forward runs after as long a wait, with caches as cold. A figure is the median of
-the paired differences. The details say where the time goes, as medians: the stages that the server
-states, what it states none for (`between`: from one thread to the other and back), and what lies
-outside of it (`outside`: the client, the network, the server's protocol).
+alike, and either forward runs after as long a wait, with caches as cold. They go through the
+connections of our own client, from the packed request to the packed reply. A figure is the median
+of the paired differences. The details say where the time goes, as medians: the stages that the
+server states, what it states none for (`between`: from one thread to the other and back), and what
+lies outside of it (`outside`: the client, the network, the server's protocol).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import httpx
 import numpy as np
-from websockets.sync.client import connect
 
+from client.endpoint import Endpoint
+from client.post_connection import PostConnection
+from client.websocket_connection import WebSocketConnection
 from server.wire.codec import MSGPACK_MEDIA_TYPE, pack, unpack
 from tests.benchmarks.bare_forward import BareForward
 from tests.benchmarks.figure import Figure, percentile, rounded
@@ -30,6 +32,8 @@ from tests.benchmarks.server_process import ServerProcess
 STAGES = ("queue", "encode", "inference", "safety", "total")
 ROUNDS = 300
 WARM_UP = 30
+_PATIENCE_S = 60.0
+_HEADERS = {"content-type": MSGPACK_MEDIA_TYPE, "accept": MSGPACK_MEDIA_TYPE}
 
 
 def measure() -> Iterator[Figure]:
@@ -40,19 +44,22 @@ def measure() -> Iterator[Figure]:
         seen = observation(spec, np.random.default_rng(0))
         body = pack(seen | {"robot": spec["name"]})
         bare = BareForward(spec, seen)
-        with connect(
-            f"{server.websocket_url}/act/stream", compression=None, max_size=None
-        ) as socket:
-            socket.recv()
+        socket = WebSocketConnection(
+            f"{server.websocket_url}/act/stream", max_size=2**20, open_timeout_s=_PATIENCE_S
+        )
+        socket.receive(_PATIENCE_S)
+        posts = PostConnection(Endpoint(str(server.http.base_url)), "/act", _HEADERS)
 
-            def by_websocket() -> bytes | str:
-                socket.send(body)
-                return socket.recv()
+        def by_websocket() -> bytes | str:
+            socket.send(body)
+            return socket.receive(_PATIENCE_S)
 
-            def by_http() -> bytes:
-                return post(server.http, body)
+        def by_http() -> bytes:
+            return posts.post(body)[1]
 
-            pairs = alternate(bare.time_ms, {"ws": by_websocket, "http": by_http})
+        pairs = alternate(bare.time_ms, {"ws": by_websocket, "http": by_http})
+        socket.close()
+        posts.close()
     for transport, goal_ms in (("ws", 1.0), ("http", 3.0)):
         bare_ms, served_ms, *stages_ms = pairs[transport].T
         own = dict(zip(STAGES, stages_ms, strict=True))
@@ -85,16 +92,6 @@ def stages(
         "outside": served_ms - own_ms["total"],
     }
     return {name: rounded(percentile(list(values), 50)) for name, values in parts.items()}
-
-
-def post(http: httpx.Client, body: bytes) -> bytes:
-    """`POST /act` of a msgpack body."""
-    reply = http.post(
-        "/act",
-        content=body,
-        headers={"content-type": MSGPACK_MEDIA_TYPE, "accept": MSGPACK_MEDIA_TYPE},
-    )
-    return reply.raise_for_status().content
 
 
 def alternate(
