@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, cast, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.gemma.modeling_gemma import rotate_half
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm, rotate_half
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from selfalign.model import flow
+from selfalign.model.attention import attention
 from selfalign.model.gemma import AdaRMSNorm, GemmaLayer, GemmaStack, KeyValue
 from selfalign.model.prefix import Prefix, padded, token_mask_and_positions
 from selfalign.model.products import product, product_gelu, product_plus, product_times
@@ -107,9 +108,9 @@ class PlainLayer:
 
     def store(self, normed_BTD: Tensor, tables: Tables, cache_B2vKe: Tensor) -> None:
         """Write keys and values at the end of the cache."""
-        attention, tokens = self.layer.self_attn, normed_BTD.shape[1]
-        key = turn(self._heads(product(attention.k_proj, normed_BTD)), tables)
-        value = self._heads(product(attention.v_proj, normed_BTD))
+        own, tokens = self.layer.self_attn, normed_BTD.shape[1]
+        key = turn(self._heads(product(own.k_proj, normed_BTD)), tables)
+        value = self._heads(product(own.v_proj, normed_BTD))
         cache_B2vKe[:, 0, :, -tokens:].copy_(key.transpose(1, 2))
         cache_B2vKe[:, 1, :, -tokens:].copy_(value.transpose(1, 2))
 
@@ -119,12 +120,12 @@ class PlainLayer:
         kv_heads = cache_B2vKe.shape[2]
         query = turn(self._heads(product(self.layer.self_attn.q_proj, normed_BTD)), tables)
         query = query.view(batch, tokens, kv_heads, -1, self.dim).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
+        out = attention(
             query.reshape(batch, kv_heads, -1, self.dim),
             cache_B2vKe[:, 0],
             cache_B2vKe[:, 1],
             tables.bias,
-            scale=self.scale,
+            self.scale,
         )
         return out.view(query.shape).transpose(1, 2).reshape(batch, tokens, -1)
 
@@ -145,10 +146,10 @@ def turn(x_BTHe: Tensor, tables: Tables) -> Tensor:
 
 def norm(module: nn.Module, x: Tensor, modulation: Modulation) -> Tensor:
     """A Gemma norm in float32; an adaptive one takes what was computed for the time."""
+    eps = cast("AdaRMSNorm | GemmaRMSNorm", module).eps
     if modulation is None:
-        normed: Tensor = module(x)
-        return normed
-    eps = cast("AdaRMSNorm", module).eps
+        scale = 1 + cast("GemmaRMSNorm", module).weight.float()
+        return F.rms_norm(x.float(), (x.shape[-1],), scale, eps).to(x.dtype)
     normed = F.rms_norm(x.float(), (x.shape[-1],), None, eps)
     return torch.addcmul(modulation[1], normed, modulation[0]).to(x.dtype)
 
@@ -226,14 +227,14 @@ class PlainVision:
         vision, tower = self.vision, self.vision.tower
         x = tower.embeddings(images_M3SS).to(vision.dtype)
         for layer in cast("list[SiglipEncoderLayer]", list(tower.encoder.layers)):
-            attention, mlp = layer.self_attn, layer.mlp
+            own, mlp = layer.self_attn, layer.mlp
             normed = layer.layer_norm1(x)
             q, k, v = (
-                product(p, normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-                for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+                product(p, normed).unflatten(-1, (own.num_heads, -1)).transpose(1, 2)
+                for p in (own.q_proj, own.k_proj, own.v_proj)
             )
-            out = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
-            x = product_plus(attention.out_proj, out.transpose(1, 2).flatten(2), x)
+            out = attention(q, k, v, None, own.scale)
+            x = product_plus(own.out_proj, out.transpose(1, 2).flatten(2), x)
             x = product_plus(mlp.fc2, product_gelu(mlp.fc1, layer.layer_norm2(x)), x)
         tokens = merge_patches(tower.post_layernorm(x), vision.config.token_merge)
         return product(vision.projector, tokens), vision.readout(tokens)

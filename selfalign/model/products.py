@@ -1,8 +1,9 @@
-"""Linear layers without gradients: by oneDNN on a CPU in float32, where PyTorch itself calls MKL.
+"""Linear layers without gradients, by oneDNN on a CPU.
 
-MKL runs well below the peak of processors that are not Intel's; oneDNN makes its kernels for the
-processor that it finds, takes the weights as they are (no copy) and adds what follows the product
-while its result is still in cache. bfloat16 goes through oneDNN anyway.
+In float32 PyTorch itself calls MKL, which runs well below the peak of processors that are not
+Intel's; oneDNN makes its kernels for the processor that it finds and takes the weights as they are
+(no copy). In bfloat16 PyTorch calls oneDNN too, but not with what follows the product, which here
+is added in float32 while the result is still in cache.
 """
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 # Below this a call of oneDNN costs more than it saves.
 _SMALLEST = 1 << 18
+_HAS_BFLOAT16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def product(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -45,9 +47,9 @@ def _by_onednn(linear: nn.Linear, x: Tensor) -> bool:
     return (
         not torch.is_grad_enabled()
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
         and linear.weight.numel() >= _SMALLEST
         and torch.backends.mkldnn.is_available()
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _HAS_BFLOAT16))
     )
 
 

@@ -24,7 +24,6 @@ from tests.fakes.models import (
     random_w,
 )
 
-
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     """Equal but for float32 sums in another order, over layers and steps."""
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
@@ -106,15 +105,23 @@ def test_weights_in_the_mixed_precision_of_published_models(
     assert aligned.state.isfinite().all()
 
 
-def test_products_equal_linear_layers_and_what_follows_them() -> None:
-    linear = nn.Linear(512, 640)
-    x, other = random_numbers(3, 512), random_numbers(3, 640, seed=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_equal_linear_layers_and_what_follows_them(dtype: torch.dtype) -> None:
+    linear = nn.Linear(512, 640).to(dtype)
+    x, other = random_numbers(3, 512).to(dtype), random_numbers(3, 640, seed=1).to(dtype)
+
+    def assert_same(actual: Tensor, expected: Tensor) -> None:
+        assert actual.dtype == dtype
+        # bfloat16 has eight bits; rounding once instead of twice moves the last one.
+        near = 1e-2 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(actual.float(), expected.float(), rtol=near, atol=near)
+
     with torch.no_grad():
         plain = linear(x)
-        assert_close(product(linear, x), plain)
-        assert_close(product_gelu(linear, x), nn.functional.gelu(plain, approximate="tanh"))
-        assert_close(product_times(linear, x, other), plain * other)
-        assert_close(product_plus(linear, x, other), plain + other)
+        assert_same(product(linear, x), plain)
+        assert_same(product_gelu(linear, x), nn.functional.gelu(plain, approximate="tanh"))
+        assert_same(product_times(linear, x, other), plain * other)
+        assert_same(product_plus(linear, x, other), plain + other)
 
 
 def test_products_carry_gradients_where_they_are_asked_for() -> None:
