@@ -47,6 +47,11 @@ class StaleCache(ModelError):
 
 
 @final
+class WrongPrefix(ModelError):
+    """The model to start from has another prefix than the configuration asks for."""
+
+
+@final
 class Cost(BaseModel):
     """What the training of a variant took, over all the times that it was gone on with."""
 
@@ -150,6 +155,9 @@ def start_policy(config: PretrainConfig, source: Path, start: Start) -> Policy:
     """A policy of the geometry of a configuration with the weights of another that fit it.
 
     W0 goes along layer by layer. What does not fit, or is not to be taken, is drawn from the seed.
+
+    Raises:
+        WrongPrefix: its prefix does not fit: a start without it would be one from nothing.
     """
     held = load_policy(source, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
@@ -164,6 +172,13 @@ def start_policy(config: PretrainConfig, source: Path, start: Start) -> Policy:
         and name in own
         and own[name].shape == tensor.shape
     }
+    alien = [name for name in own if name.startswith(_PREFIX) and name not in taken]
+    if alien:
+        raise WrongPrefix(
+            f"{source} does not fit the prefix of configuration {config.name!r}: {alien[0]} and "
+            f"{len(alien) - 1} more; give the model that the configuration is made for, or "
+            "--start nothing"
+        )
     policy.load_state_dict(own | taken)
     return policy
 

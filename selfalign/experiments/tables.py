@@ -12,7 +12,8 @@ _MAIN = ("base", "aligned", "oracle")
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with its columns padded to equal width; all but the first to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    # A rule needs a dash beside its colon.
+    widths = [max(2, *(len(row[i]) for row in (head, *rows))) for i in range(len(head))]
 
     def line(row: Sequence[str]) -> str:
         first, *others = zip(row, widths, strict=True)

@@ -17,7 +17,14 @@ from selfalign.experiments.ablation_axes import (
     override,
     training_of,
 )
-from selfalign.experiments.ablation_train import STARTS, Cost, StaleCache, Training, start_policy
+from selfalign.experiments.ablation_train import (
+    STARTS,
+    Cost,
+    StaleCache,
+    Training,
+    WrongPrefix,
+    start_policy,
+)
 from selfalign.experiments.cells import cells_of
 from selfalign.experiments.settings import Settings
 from selfalign.experiments.summary import CellResult
@@ -98,6 +105,12 @@ def test_every_variant_starts_from_what_fits_it(start: str, tmp_path: Path) -> N
         assert torch.equal(policy.w0_W1[0], source.w0_W1[1])
         first = "alignment.expert.layers.0.mlp.up_proj.weight"
         assert torch.equal(own[first], given[first])
+
+
+def test_a_start_whose_prefix_does_not_fit_is_refused(tmp_path: Path) -> None:
+    save_policy(random_policy(), tmp_path)
+    with pytest.raises(WrongPrefix, match="does not fit the prefix of configuration 'micro'"):
+        start_policy(micro_training(), tmp_path, "prefix")
 
 
 @pytest.fixture(scope="module")
