@@ -1,7 +1,11 @@
 """Kinematic chains: forward, Jacobian and inverse, alone and beside MuJoCo's."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from selfalign.data.kinematic_chain import (
     EXACT,
@@ -152,3 +156,13 @@ def test_chain_must_move_numbers_of_the_state():
     joints = (planar().joints[0], planar().joints[0])
     with pytest.raises(SpecError, match="'joint_1' appears twice"):
         RobotSpec.from_mapping(spec_with(KinematicChain(joints=joints)))
+
+
+def test_chain_of_the_data_page_can_be_declared():
+    page = Path(__file__).parents[3] / "docs" / "data.md"
+    (sample,) = re.findall(r"```yaml\n(kinematics:.*?)```", page.read_text(), flags=re.DOTALL)
+    data = small_spec().model_dump(mode="json")
+    data["state"][0]["name"] = "joint_1"
+    spec = RobotSpec.from_mapping(data | yaml.safe_load(sample))
+    position, _ = ChainKinematics(spec.kinematics).forward([0.0])
+    np.testing.assert_allclose(position, [0.0, 0.0, 0.433])
