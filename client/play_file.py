@@ -8,10 +8,11 @@ optionally `instruction` (one text).
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +45,7 @@ class PlayFile:
         Raises:
             BadPlayFile: It is not of the format, saying in what.
         """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise BadPlayFile(f"{path} is no numpy archive (.npz) of play: {error}") from error
+        arrays = _arrays(path)
         missing = [name for name in ("state", "action", "t_ns") if name not in arrays]
         images = {
             name.removeprefix(_IMAGES): array
@@ -95,3 +92,25 @@ class PlayFile:
             if self.instruction is not None:
                 observation["instruction"] = self.instruction
             yield observation, self.action[i], int(self.t_ns[i])
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive by name. Raises BadPlayFile."""
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise BadPlayFile(
+                    f"{path} is no numpy archive (.npz) of play: expected what numpy.savez writes, "
+                    f"with {_IMAGES}<camera>, state, action and t_ns"
+                )
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadPlayFile(f"{path} is no numpy archive (.npz) of play: {reason}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadPlayFile(
+            f"{path} is no numpy archive (.npz) of play: one of its members is damaged, or holds "
+            "objects where arrays of numbers are expected"
+        ) from error

@@ -98,8 +98,10 @@ def summary(session: AlignSession) -> str:
     if held_out and held_out.before is not None and held_out.after is not None:
         lines.append(f"held-out loss {held_out.before:.4g} -> {held_out.after:.4g}")
     checks = session.gates.checks if session.gates else []
-    lines.extend(f"gate {c.name} refused it: {c.message}" for c in checks if not c.passed)
-    if session.error:
+    refusals = [f"gate {c.name} refused it: {c.message}" for c in checks if not c.passed]
+    lines.extend(refusals)
+    # The error of a rejected session repeats what its gates say.
+    if session.error and not (refusals and session.state == "rejected"):
         lines.append(session.error)
     if session.candidate is not None:
         lines.append(f"W version {session.candidate}{_what_next(session)}")

@@ -272,6 +272,9 @@ class RobotMessage(Request):
         None, description="Largest change of each action between consecutive commands"
     )
     default_instruction: str = ""
+    kinematics: dict[str, Any] | None = Field(
+        None, description="The arm as a serial chain of joints; see docs/data.md"
+    )
 
 
 class RobotReply(Reply):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from client.cli import main
-from client.play_file import PlayFile
+from client.play_file import BadPlayFile, PlayFile
 from client.tables import duration, size, table
 from server.wire.codec import unpack
 from server.wire.images import decode_image, encode_png
@@ -192,9 +192,11 @@ def test_align_start_follow_shows_how_it_ended(capsys: Any) -> None:
 def test_align_that_is_rejected_says_by_which_gate_and_is_code_1(capsys: Any) -> None:
     check = {"name": "held_out", "passed": False, "message": "0.9 is no better than 0.8"}
     gates = {"passed": False, "checks": [check]}
-    with served(align_answers("rejected", gates=gates)) as fake:
+    error = "the gates rejected the candidate: 0.9 is no better than 0.8"
+    with served(align_answers("rejected", gates=gates, error=error)) as fake:
         code, out, _ = run(capsys, "align", "watch", "--url", fake.url)
     assert code == 1
+    assert out.count("0.9 is no better than 0.8") == 1
     assert "gate held_out refused it: 0.9 is no better than 0.8" in out
     assert "does not serve" in out
 
@@ -301,6 +303,22 @@ def test_a_play_file_with_rows_missing_says_which(tmp_path: Path, capsys: Any) -
     with (tmp_path / "play.npz").open("wb") as stream:
         np.savez(stream, state=file.state, action=file.action[:2], t_ns=file.t_ns, **images)
     assert "different length" in run(capsys, "play", "--from", str(tmp_path / "play.npz"))[2]
+
+
+def test_a_play_file_that_is_none_says_what_is_expected(tmp_path: Path) -> None:
+    text, lone, objects = (tmp_path / name for name in ("notes.txt", "lone.npy", "objects.npz"))
+    text.write_text("not play")
+    np.save(lone, np.zeros(3))
+    np.savez(objects, state=np.array([{}], dtype=object))
+    for path, reason in (
+        (tmp_path / "missing.npz", "missing.npz is no numpy archive .* No such file"),
+        (text, "expected what numpy.savez writes"),
+        (lone, "expected what numpy.savez writes"),
+        (objects, "objects where arrays of numbers are expected"),
+    ):
+        with pytest.raises(BadPlayFile, match=reason) as caught:
+            PlayFile.read(path)
+        assert "pickle" not in str(caught.value)
 
 
 def test_tables_align_numbers_to_the_right() -> None:
