@@ -24,6 +24,7 @@ from tests.fakes.models import (
     random_w,
 )
 
+
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     """Equal but for float32 sums in another order, over layers and steps."""
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
