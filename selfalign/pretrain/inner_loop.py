@@ -133,10 +133,20 @@ class InnerLoop:
 
     def _sum(self, gradient: FastWeights, metrics: dict[str, float]) -> dict[str, float]:
         """Sum gradients of trunk and slots, in place, and losses over all processes."""
-        trunk = [p.grad for p in self.trunk.values() if p.grad is not None]
         values = torch.tensor(list(metrics.values()), device=self.policy.device)
-        self.processes.sum([*trunk, *_tensors(gradient), values])
+        self.processes.sum([*self._trunk_gradients(), *_tensors(gradient), values])
         return dict(zip(metrics, values.tolist(), strict=True))
+
+    def _trunk_gradients(self) -> list[Tensor]:
+        """Those that any process has. An extra loss may give the first one more than others."""
+        parameters = list(self.trunk.values())
+        there = torch.tensor([float(p.grad is not None) for p in parameters])
+        there = there.to(self.policy.device)
+        self.processes.sum([there])
+        for parameter, count in zip(parameters, there.tolist(), strict=True):
+            if count and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [p.grad for p in parameters if p.grad is not None]
 
     def resume(self, run: Path) -> int:
         """Take over the state that a stopped run left; returns the iteration to go on with.

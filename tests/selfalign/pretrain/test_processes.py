@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfalign.data.recording import Recording
 from selfalign.errors import ModelError
 from selfalign.model.policy import Policy
 from selfalign.model.ttt import apply_weights
+from selfalign.model.weights import FastWeights
 from selfalign.pretrain.cache import PrefixCache, build_cache
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.inner_loop import InnerLoop
@@ -64,6 +65,22 @@ def make_loop(begun: Policy, stage1: Stage1Config, data: Stage1Data) -> MakeLoop
         return InnerLoop(settings, 0, deepcopy(begun), data, processes=processes)
 
     return make
+
+
+class Pull:
+    """A further loss: the sum of one weight, and of one that no other loss reaches."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight, self.alone = weight, nn.Parameter(torch.ones(2))
+        self.calls: list[tuple[int, int]] = []
+
+    def backward(
+        self, embodiments: list[Any], delta: FastWeights, iteration: int
+    ) -> dict[str, float]:
+        self.calls.append((len(embodiments), len(delta.W1)))
+        loss = self.weight.sum() + iteration * self.alone.sum()
+        loss.backward()
+        return {"pull": float(loss.detach())}
 
 
 def course(loop: InnerLoop, iterations: range) -> dict[str, Tensor]:
@@ -139,6 +156,30 @@ def test_micro_batches_of_several_processes_add_up(
 ) -> None:
     first, _ = together(2, lambda processes: course(make_loop(processes, accumulate=2), range(5)))
     assert off(alone, first) == {}
+
+
+def test_extra_loss_of_the_first_process_counts_once(
+    begun: Policy, stage1: Stage1Config, data: Stage1Data, alone: dict[str, Tensor]
+) -> None:
+    def work(processes: Processes) -> tuple[dict[str, Tensor], Pull, Tensor]:
+        policy = deepcopy(begun)
+        pull = Pull(policy.action_in_proj.weight)
+        loop = InnerLoop(stage1, 0, policy, data, processes=processes, extra=pull)
+        loop.trunk["alone"] = pull.alone
+        loop.optimiser.add_param_group({"params": [pull.alone]})
+        state = course(loop, range(5))
+        return {k: v for k, v in state.items() if k != "loss.pull"}, pull, pull.alone.detach()
+
+    ((one, pull, _),) = together(1, work)
+    (first, other, weight), (second, silent, same_weight) = together(2, work)
+
+    assert pull.calls == other.calls == [(5, 5)] * 5, "all slots, whoever computes them"
+    assert silent.calls == []
+    assert off(one, first) == {}
+    assert equal(first, second)
+    assert torch.equal(weight, same_weight)
+    assert float(weight.max()) < 1, "a weight that only the first process has a gradient for"
+    assert "action_in_proj.weight" in off(alone, one), "the loss did nothing"
 
 
 def test_reading_ahead_changes_no_bit(make_loop: MakeLoop) -> None:
