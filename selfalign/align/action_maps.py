@@ -217,6 +217,14 @@ class AddedNumbers:
     dimensions: Dimensions
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        counts = {len(self.at), len(self.dimensions), len(self.values)}
+        if len(counts) > 1 or len(set(self.at)) != len(self.at):
+            raise AugmentationError(
+                f"every number added needs a place of its own, a dimension and a value, got places "
+                f"{self.at}, {len(self.dimensions)} dimensions and values {self.values}"
+            )
+
     def rename(self, before: Dimensions) -> Dimensions:
         """See `ActionMap`."""
         out = list(before)

@@ -3,7 +3,7 @@
 Shape key: `...` any leading shape, A numbers of the robot, n joints, P padded width of the model.
 """
 
-from typing import Literal, final
+from typing import Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from selfalign.align.augment_appearance import AugmentationError
 from selfalign.data.kinematic_chain import EXACT, ChainKinematics, KinematicChain
 from selfalign.data.normalisation import Normaliser
 from selfalign.data.rotations import quaternion_matrix
-from selfalign.data.spec import Dimension
+from selfalign.data.spec import Dimension, RobotSpec
 
 Floats = NDArray[np.float64]
 Numbering = Literal["tool_delta", "tool_absolute", "joint_delta", "joint_absolute"]
@@ -99,6 +99,24 @@ class EmbodimentAugmentation:
                 f"{numbering} needs {len(self._blocks[numbering])} numbers, the robot's action has "
                 f"{len(dimensions)}"
             )
+
+    @classmethod
+    def of(
+        cls,
+        spec: RobotSpec,
+        numbering: Numbering,
+        config: EmbodimentAugmentationConfig | None = None,
+    ) -> Self:
+        """The augmentation of a robot by its spec.
+
+        Raises:
+            AugmentationError: the spec declares no kinematics, or too few actions.
+        """
+        if spec.kinematics is None:
+            raise AugmentationError(
+                f"robot {spec.name!r} declares no kinematics; add the chain to its spec"
+            )
+        return cls(spec.kinematics, numbering, spec.action, config)
 
     def convert(self, wanted: Numbering) -> ActionMap:
         """The map from the robot's numbering to another, by way of positions."""

@@ -23,8 +23,9 @@ from selfalign.align.augment_embodiment import (
 )
 from selfalign.data.kinematic_chain import EXACT, ChainKinematics
 from selfalign.data.rotations import matrix_vector, quaternion_matrix, vector_matrix
-from selfalign.data.spec import Dimension
+from selfalign.data.spec import Dimension, RobotSpec
 from tests.fakes.chains import panda_like, planar
+from tests.fakes.play_steps import small_spec
 
 KINEMATICS = ChainKinematics(panda_like(), EXACT)
 GRIPPER = Dimension(name="gripper_opening", unit="m", low=0.0, high=0.09)
@@ -305,3 +306,21 @@ def test_same_seed_draws_the_same_maps_and_shares_decide():
 def test_numbering_with_too_few_numbers_is_refused():
     with pytest.raises(AugmentationError, match="joint_delta needs 2 numbers"):
         EmbodimentAugmentation(planar(), "joint_delta", dimensions("one"))
+
+
+def test_augmentation_takes_what_a_spec_declares():
+    plain = small_spec().model_dump(mode="json")
+    state = [{"name": f"joint_{i}", "unit": "rad", "low": -3.2, "high": 3.2} for i in (1, 2)]
+    with pytest.raises(AugmentationError, match="declares no kinematics"):
+        EmbodimentAugmentation.of(small_spec(), "joint_delta")
+    chain = planar().model_dump(mode="json")
+    spec = RobotSpec.from_mapping(plain | {"state": state, "kinematics": chain})
+    moved = EmbodimentAugmentation.of(spec, "joint_absolute").convert("tool_absolute")
+    position = moved.apply(np.zeros((1, 2)), np.zeros((1, 2)))
+    np.testing.assert_allclose(position, [[0.5, 0.0, 0.1]], atol=1e-12)
+
+
+@pytest.mark.parametrize(("at", "values"), [((0, 0), (1.0, 2.0)), ((0, 1), (1.0,))])
+def test_added_numbers_that_do_not_fit_are_refused(at, values):
+    with pytest.raises(AugmentationError, match="a place of its own"):
+        AddedNumbers(at, dimensions("p", "q"), values)
