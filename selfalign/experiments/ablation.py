@@ -8,6 +8,7 @@ of training and of aligning. Success is that of the W that came out, whatever th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,7 @@ from selfalign.experiments.ablation_train import Cost, Training
 from selfalign.experiments.cells import Cell
 from selfalign.experiments.evaluation import Task, evaluate
 from selfalign.experiments.paired import Comparison, Rate, compare
+from selfalign.experiments.peak_memory import Took
 from selfalign.experiments.records import RobotRecord
 from selfalign.experiments.settings import Settings, model_sha256
 from selfalign.experiments.summary import CellResult, as_json
@@ -94,11 +96,19 @@ class VariantResult:
                 return seconds
         return None
 
-    def align_cost(self, name: str) -> float | None:
-        """Mean over robots of `align_s`, `align_cpu_s` or `align_peak_mb`, for the most play."""
-        records = [record for cell in self.cells for record in cell.records]
-        known = [value for r in records if (value := getattr(r, name)) is not None]
-        return sum(known) / len(known) if known else None
+    @property
+    def cost(self) -> Took | None:
+        """What the most play took, as means over robots; None where nothing is made of play."""
+        name = self.config.method_of(self.variant, self.config.play_seconds[-1])
+        took = [r.took[name] for cell in self.cells for r in cell.records if name in r.took]
+        if not took:
+            return None
+        peaks = [each.peak_mb for each in took if each.peak_mb is not None]
+        return Took(
+            fmean(each.wall_s for each in took),
+            fmean(each.cpu_s for each in took),
+            fmean(peaks) if peaks else None,
+        )
 
 
 Outcome = VariantResult | UnavailableVariant
@@ -158,7 +168,7 @@ def result_json(name: str, title: str, outcome: Outcome) -> dict[str, Any]:
     head: dict[str, Any] = {"variant": name, "title": title}
     if isinstance(outcome, UnavailableVariant):
         return {**head, "available": False, "reason": str(outcome)}
-    config = outcome.config
+    config, cost = outcome.config, outcome.cost
     return {
         **head,
         "available": True,
@@ -172,9 +182,9 @@ def result_json(name: str, title: str, outcome: Outcome) -> dict[str, Any]:
         "play_s_to_target": outcome.seconds_to_target,
         "cost": {
             "training": outcome.training.model_dump() if outcome.training else None,
-            "align_s": outcome.align_cost("align_s"),
-            "align_cpu_s": outcome.align_cost("align_cpu_s"),
-            "align_peak_mb": outcome.align_cost("align_peak_mb"),
+            "align_s": cost and cost.wall_s,
+            "align_cpu_s": cost and cost.cpu_s,
+            "align_peak_mb": cost and cost.peak_mb,
         },
         "cells": [as_json(cell) for cell in outcome.cells],
     }

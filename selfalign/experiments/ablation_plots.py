@@ -9,6 +9,8 @@ from selfalign.experiments.ablation_axes import Axis
 from selfalign.experiments.curves import require_matplotlib
 
 _COLOURS: Final = ("#8a8f98", "#2f6fdf", "#e07b39", "#2a9d6f", "#c0392b", "#7d5ab5", "#b59b2a")
+_MARKERS: Final = "os^Dv<>"
+_LINES: Final = ("-", "--", "-.", ":")
 _BEFORE: Final = "#c9ccd2"
 _ROW_INCHES: Final = (17.0, 3.9)
 
@@ -79,8 +81,9 @@ def _curves(panel: Any, results: Sequence[VariantResult]) -> None:
         panel.plot(
             seconds,
             values,
-            marker="o",
-            markersize=4,
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=5,
+            linestyle=_LINES[number % len(_LINES)],
             color=_colour(number),
             label=result.variant.title,
         )
@@ -114,7 +117,7 @@ def _speed(panel: Any, results: Sequence[VariantResult]) -> None:
 
 def _cost(panel: Any, results: Sequence[VariantResult]) -> None:
     """Seconds and memory of aligning; in words what training took."""
-    seconds = [result.align_cost("align_cpu_s") or 0.0 for result in results]
+    seconds = [result.cost.cpu_s if result.cost else 0.0 for result in results]
     longest = max([*seconds, 1e-3])
     for number, (result, value) in enumerate(zip(results, seconds, strict=True)):
         panel.barh(number, value, height=0.6, color=_colour(number))
@@ -127,10 +130,11 @@ def _cost(panel: Any, results: Sequence[VariantResult]) -> None:
 
 
 def _cost_words(result: VariantResult) -> str:
-    seconds, memory = result.align_cost("align_cpu_s"), result.align_cost("align_peak_mb")
-    words = ["no alignment" if seconds is None else f"{seconds:.1f} s"]
-    if memory is not None:
-        words.append(f"{memory:.0f} MB")
+    cost = result.cost
+    nothing = "while it acts" if result.variant.adapts == "per_sample" else "no alignment"
+    words = [nothing if cost is None else f"{cost.cpu_s:.1f} s"]
+    if cost is not None and cost.peak_mb is not None:
+        words.append(f"{cost.peak_mb:.0f} MB")
     if result.training is not None:
         train = result.training
         memory_gb = "" if train.peak_mb is None else f", {train.peak_mb / 1000:.1f} GB"

@@ -60,7 +60,7 @@ def ablation_table(axis: Axis, outcomes: Sequence[tuple[Variant, Outcome]]) -> s
 def _row(result: VariantResult) -> list[str]:
     play_s = result.config.play_seconds
     against = result.against_base(play_s[-1])
-    needed, cost = result.seconds_to_target, result.training
+    needed, cost, training = result.seconds_to_target, result.cost, result.training
     return [
         result.variant.title,
         rate_text(result.rate(0.0)),
@@ -68,9 +68,9 @@ def _row(result: VariantResult) -> list[str]:
         f"{against.improved} / {against.worsened}",
         p_text(against.p_value),
         "-" if needed is None else f"{needed:g}",
-        _decimals(result.align_cost("align_cpu_s"), 2),
-        _decimals(result.align_cost("align_peak_mb"), 0),
-        _decimals(cost.seconds / 60 if cost else None, 1),
+        _decimals(cost and cost.cpu_s, 2),
+        _decimals(cost and cost.peak_mb, 0),
+        _decimals(training and training.seconds / 60, 1),
     ]
 
 

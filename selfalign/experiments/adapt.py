@@ -5,7 +5,6 @@ imported from here: the server composes selfalign, never the reverse.
 """
 
 import math
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, final
@@ -20,7 +19,7 @@ from selfalign.align.losses import NAMES
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.transitions import transition_starts
-from selfalign.experiments.peak_memory import peak_mb, reset_peak
+from selfalign.experiments.peak_memory import Took, measured
 from selfalign.model.weights import FastWeights
 
 _ANCHORS: Final = 16
@@ -51,16 +50,11 @@ class Judgement:
 @final
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """W at some of the steps, the last one judged; seconds by the wall and of this process.
-
-    `peak_mb` is the most memory of the process meanwhile, None where the system does not tell.
-    """
+    """W at some of the steps, the last one judged, and what it took from play to W."""
 
     w: dict[int, FastWeights]
     judgement: Judgement
-    wall_s: float
-    cpu_s: float
-    peak_mb: float | None
+    took: Took
 
     @property
     def candidate(self) -> FastWeights:
@@ -95,14 +89,13 @@ def align(
         gates: Limits of the gates.
         keep: Steps after which W is kept too.
     """
-    reset_peak()
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    encoded = encode(io, play)
-    found = fit(Aligner(io.policy, config), encoded.train, steps=steps, keep=keep)
-    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-    peak = peak_mb()
-    judgement = judge(Aligner(io.policy, config), encoded, found[steps], gates)
-    return Alignment(found, judgement, wall_s, cpu_s, peak)
+
+    def found() -> tuple[EncodedPlay, dict[int, FastWeights]]:
+        encoded = encode(io, play)
+        return encoded, fit(Aligner(io.policy, config), encoded.train, steps=steps, keep=keep)
+
+    (encoded, w), took = measured(found)
+    return Alignment(w, judge(Aligner(io.policy, config), encoded, w[steps], gates), took)
 
 
 def fit(

@@ -22,6 +22,7 @@ from selfalign.experiments.adapt import (
 )
 from selfalign.experiments.analytic import Disguise
 from selfalign.experiments.cells import Cell
+from selfalign.experiments.peak_memory import Took
 from selfalign.experiments.play import beginning, play_steps, record_play
 from selfalign.experiments.robots import UnseenRobot, draw_robot
 from selfalign.experiments.settings import Settings
@@ -42,7 +43,7 @@ class Candidate:
 
     `policy` is the frozen model that acts with it, None for the one that is evaluated; `disguise`
     makes the robot look like another one; with `is_online` every episode goes on from W by itself.
-    `steps` is how many steps the method chose to take, where it chooses.
+    `steps` is how many steps the method chose to take, where it chooses; `took` what they took.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Candidate:
     disguise: Disguise | None = None
     is_online: bool = False
     steps: int | None = None
+    took: Took | None = None
 
 
 @final

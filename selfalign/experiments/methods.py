@@ -41,9 +41,11 @@ from selfalign.experiments.analytic import Disguise, plain_robot
 from selfalign.experiments.bench import NUMBERED, Bench, Candidate
 from selfalign.experiments.finetune import fine_tune
 from selfalign.experiments.oracle import demonstrate, fit_with_labels
+from selfalign.experiments.peak_memory import measured
 from selfalign.experiments.play import with_shuffled_actions
 from selfalign.experiments.robots import draw_robot
 from selfalign.model.checkpoint import load_policy
+from selfalign.model.policy import Policy
 from selfalign.model.ttt import TTTLayer, identity_gate
 from selfalign.model.weights import FastWeights
 
@@ -85,7 +87,7 @@ def candidate(bench: Bench, name: str) -> Candidate:
     if kind == "demos":
         return Candidate(name, _labelled(bench, int(number)))
     if kind == "global":
-        return Candidate(name, _global(bench, float(number)))
+        return _global(bench, name, float(number))
     aligned = bench.align(bench.play(float(number)))
     return Candidate(name, aligned.candidate, aligned.judgement)
 
@@ -96,7 +98,8 @@ def _base(bench: Bench) -> FastWeights:
 
 def _aligned(bench: Bench) -> Candidate:
     found = bench.alignment
-    return Candidate("aligned", found.w[bench.settings.steps], found.judgement)
+    w = found.w[bench.settings.steps]
+    return Candidate("aligned", w, found.judgement, took=found.took)
 
 
 def _oracle(bench: Bench) -> FastWeights:
@@ -121,11 +124,17 @@ def _early_stop(bench: Bench) -> Candidate:
     return Candidate("early_stop", found[best], steps=best)
 
 
-def _global(bench: Bench, seconds: float) -> FastWeights:
-    own = encode(bench.io, bench.play(seconds)).train
-    pooled = TransitionBatch.cat([own, *bench.strange_play(seconds)])
-    steps = bench.settings.steps
-    return fit(Aligner(bench.policy, bench.settings.alignment), pooled, steps=steps)[steps]
+def _global(bench: Bench, name: str, seconds: float) -> Candidate:
+    strange, steps = bench.strange_play(seconds), bench.settings.steps
+    aligner = Aligner(bench.policy, bench.settings.alignment)
+
+    def found() -> FastWeights:
+        own = encode(bench.io, bench.play(seconds)).train
+        return fit(aligner, TransitionBatch.cat([own, *strange]), steps=steps)[steps]
+
+    bench.play(seconds)  # Recording is not what is measured.
+    w, took = measured(found)
+    return Candidate(name, w, took=took)
 
 
 def _per_sample(bench: Bench) -> Candidate:
@@ -202,15 +211,21 @@ def _lora(bench: Bench) -> Candidate:
 
 
 def _tuned(bench: Bench, label: str, learning_rate: float, rank: int | None = None) -> Candidate:
-    policy = fine_tune(
-        bench.policy,
-        bench.encoded.train,
-        Aligner(bench.policy, bench.settings.alignment),
-        steps=bench.settings.steps,
-        learning_rate=learning_rate,
-        rank=rank,
-    )
-    return Candidate(label, policy.base_w(), policy=policy)
+    aligner = Aligner(bench.policy, bench.settings.alignment)
+    play = bench.play(bench.settings.play_seconds)
+
+    def tuned() -> Policy:
+        return fine_tune(
+            bench.policy,
+            encode(bench.io, play).train,
+            aligner,
+            steps=bench.settings.steps,
+            learning_rate=learning_rate,
+            rank=rank,
+        )
+
+    policy, took = measured(tuned)
+    return Candidate(label, policy.base_w(), policy=policy, took=took)
 
 
 def _with_losses(*on: str) -> Callable[[Bench], FastWeights]:

@@ -7,6 +7,7 @@ from typing import Self, final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from selfalign.experiments.adapt import Judgement, finite
+from selfalign.experiments.peak_memory import Took
 
 
 class _Frozen(BaseModel):
@@ -63,8 +64,8 @@ class Verdict(_Frozen):
 class RobotRecord(_Frozen):
     """One robot. `success` has a list over `starts` for each method, not gated.
 
-    `align_s` is by the wall, from play to W, `align_cpu_s` the processor time of the same,
-    `align_peak_mb` the most memory of the process meanwhile. `steps` is how many a method chose.
+    `align_s` is by the wall, from play to W, `align_cpu_s` the processor time of the same; `took`
+    has more of it, for each method that makes something of play. `steps` is how many one chose.
     """
 
     index: int
@@ -76,7 +77,7 @@ class RobotRecord(_Frozen):
     play_s: float
     align_s: float | None
     align_cpu_s: float | None
-    align_peak_mb: float | None = None
+    took: dict[str, Took] = {}
     steps: dict[str, int] = {}
 
     def served(self, method: str) -> tuple[bool, ...]:

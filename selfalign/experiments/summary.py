@@ -1,5 +1,6 @@
 """From robots to the figures of a cell: success of every method, what was gained, what it took."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -38,6 +39,24 @@ class CellResult:
             return None
         base, oracle = self.rate(_BASE).value, self.rate(_ORACLE).value
         return (self.rate(_ALIGNED).value - base) / (oracle - base) if oracle > base else None
+
+    @property
+    def worth_demonstrations(self) -> int | None:
+        """The most demonstrations whose labels do no better than alignment does without any.
+
+        0 where a single one does better already; None unless both were run.
+        """
+        counts = {
+            int(match[1]): name
+            for name in self.settings.methods
+            if (match := re.fullmatch(r"demos_([0-9]+)", name))
+        }
+        if _ALIGNED not in self.settings.methods or not counts:
+            return None
+        if _ORACLE in self.settings.methods:
+            counts[self.settings.oracle.demonstrations] = _ORACLE
+        reached = self.rate(_ALIGNED).value
+        return max((n for n, name in counts.items() if self.rate(name).value <= reached), default=0)
 
     @property
     def robots_worse(self) -> int:
@@ -94,6 +113,7 @@ def as_json(result: CellResult) -> dict[str, Any]:
             _interval(result.rate(_ORACLE)) if _ORACLE in settings.methods else None
         ),
         "gap_closed": _rounded(result.gap_closed),
+        "worth_demonstrations": result.worth_demonstrations,
         "episodes": result.rate(_BASE).episodes,
         "robots": len(result.records),
         "robots_worse": result.robots_worse if _ALIGNED in settings.methods else None,

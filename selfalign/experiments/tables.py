@@ -57,7 +57,11 @@ def methods_table(result: CellResult) -> str:
                 p_text(served.p_value),
             ]
         )
-    return table(["method", "success", "without gates", "better / worse", "p"], rows)
+    found = table(["method", "success", "without gates", "better / worse", "p"], rows)
+    worth = result.worth_demonstrations
+    if worth is None:
+        return found
+    return f"{found}\n\nAligned W does at least as well as the labels of {worth} demonstrations."
 
 
 def calibration_tables(found: Calibration) -> str:

@@ -70,9 +70,9 @@ class Trials:
             success={name: tuple(success.get(name, ())) for name in settings.methods},
             verdicts={each.label: Verdict.of(each.judgement) for each in found if each.judgement},
             play_s=settings.play_seconds,
-            align_s=alignment and alignment.wall_s,
-            align_cpu_s=alignment and alignment.cpu_s,
-            align_peak_mb=alignment and alignment.peak_mb,
+            align_s=alignment and alignment.took.wall_s,
+            align_cpu_s=alignment and alignment.took.cpu_s,
+            took={each.label: each.took for each in found if each.took is not None},
             steps={each.label: each.steps for each in found if each.steps is not None},
         )
 

@@ -26,6 +26,7 @@ from selfalign.experiments.ablation_train import (
     start_policy,
 )
 from selfalign.experiments.cells import cells_of
+from selfalign.experiments.peak_memory import Took
 from selfalign.experiments.settings import Settings
 from selfalign.experiments.summary import CellResult
 from selfalign.model.checkpoint import load_policy, save_policy
@@ -153,7 +154,8 @@ def outcome(target: float) -> VariantResult:
     won = {"base": 1, "play_5": 2, "play_10": 3, "aligned": 4}
     plain = robot(0, before=1, after=4, loss=0.1, passed=True)
     success = {name: tuple(i < n for i in range(4)) for name, n in won.items()}
-    record = plain.model_copy(update={"success": success, "align_s": 2.0, "align_peak_mb": 300.0})
+    took = {"aligned": Took(2.0, 1.5, 300.0), "play_5": Took(9.0, 9.0, None)}
+    record = plain.model_copy(update={"success": success, "took": took})
     config = AblationConfig(settings=Settings(episodes=4, robots=1), target_success=target)
     every = variant("losses", "all")
     cell = CellResult(cells_of("both")[0], config.settings_of(every), (record,))
@@ -164,8 +166,7 @@ def test_speed_is_the_least_play_that_reaches_the_wanted_success() -> None:
     found = [outcome(target).seconds_to_target for target in (0.25, 0.5, 0.7, 1.0)]
     assert found == [0.0, 5.0, 10.0, 15.0]
     assert outcome(1.0).against_base(15.0).improved == 3
-    assert outcome(1.0).align_cost("align_peak_mb") == 300.0
-    assert outcome(1.0).align_cost("align_s") == 2.0
+    assert outcome(1.0).cost == Took(2.0, 1.5, 300.0)
 
 
 def ablate(model: Path, out: Path, *options: str) -> int:

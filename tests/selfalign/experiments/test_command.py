@@ -122,6 +122,21 @@ def test_figures_of_a_cell_against_values_by_hand() -> None:
     assert (found["robots_worse"], found["refused"]) == (1, 1)
 
 
+def test_what_alignment_is_worth_in_demonstrations() -> None:
+    record = robot(0, before=0, after=2, loss=0.1, passed=True)
+    won = {"demos_1": 1, "demos_5": 2, "demos_10": 3, "oracle": 4}
+    success = {name: tuple(i < n for i in range(4)) for name, n in won.items()}
+    record = record.model_copy(update={"success": {**record.success, **success}})
+
+    def worth(*methods: str) -> int | None:
+        settings = Settings(episodes=4, robots=1, methods=("base", "aligned", *methods))
+        return CellResult(cells_of("both")[0], settings, (record,)).worth_demonstrations
+
+    assert worth("demos_1", "demos_5", "demos_10", "oracle") == 5
+    assert worth("demos_10") == 0
+    assert worth("oracle") is None
+
+
 def test_a_curve_rises_with_its_numbers_not_with_their_names() -> None:
     record = robot(0, before=1, after=4, loss=0.1, passed=False)
     won = {"base": (True, False), "steps_100": (True, True), "steps_20": (False, True)}
