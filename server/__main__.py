@@ -28,7 +28,8 @@ Every option can also be set as an environment variable, for example SELFALIGN_P
 --model, --spec and --allowed-host are SELFALIGN_MODEL_DIR, SELFALIGN_SPECS (separated by ":") and
 SELFALIGN_ALLOWED_HOSTS (by ","). An option wins over its variable. Variables without an option:
 SELFALIGN_QUEUE_DEPTH, SELFALIGN_KEEP_RESIDENT, SELFALIGN_QUOTA_BYTES, SELFALIGN_MIN_FREE_BYTES,
-SELFALIGN_SHUTDOWN_GRACE_S, SELFALIGN_PRESTART, SELFALIGN_COMPILE.
+SELFALIGN_SHUTDOWN_GRACE_S, SELFALIGN_PRESTART, SELFALIGN_COMPILE, SELFALIGN_CUDA_GRAPHS,
+SELFALIGN_PREFIX_MEMORY_BYTES, SELFALIGN_PREFIX_DISK_BYTES.
 
 examples:
   python -m server                                  the shipped model and robot, on port 8000
@@ -155,6 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--torch-threads", metavar="N", help="threads of one policy evaluation (default 1)")
     add("--device", help="torch device of the policy (default cpu)")
+    add(
+        "--dtype",
+        choices=("stored", "float32", "bfloat16"),
+        help="precision of the weights (default stored: as in the file)",
+    )
     add("--max-body-bytes", metavar="N", help="largest message accepted (default 33554432)")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="default info")
     return parser

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from selfalign.data.play_store import PlayStore
+from selfalign.model.device import side_stream
 from server.align_job import AlignJob, Stopped, failure_message, run_job
 from server.supervisor import ChildSpec, HelperProcess, Supervisor
 
@@ -56,15 +57,31 @@ class Listener:
 
 
 @final
+@dataclass(frozen=True)
+class WorkerModel:
+    """The frozen model that a worker process loads.
+
+    Attributes:
+        directory: None for the one that ships.
+        base_sha256: Of the model that the server holds; another one is refused.
+        device: Torch device, a name.
+        dtype: Precision of its weights, as the settings have it.
+    """
+
+    directory: Path | None
+    base_sha256: str
+    device: str = "cpu"
+    dtype: str = "stored"
+
+
+@final
 class ProcessWorker:
     """The align worker as a supervised process.
 
     Args:
         listener: Who hears of it.
-        model_dir: The model it loads; None for the one that ships.
-        base_sha256: Of the frozen model that the server holds; another one is refused.
+        model: What it loads.
         play_root: The play store.
-        device: Torch device of its copy of the model.
         hang_s: Without a sign of life for this long it is killed.
         is_eager: Start the process at once, not with the first job.
         make_process: Makes the process.
@@ -74,16 +91,14 @@ class ProcessWorker:
         self,
         listener: Listener,
         *,
-        model_dir: Path | None,
-        base_sha256: str,
+        model: WorkerModel,
         play_root: Path,
-        device: str = "cpu",
         hang_s: float = 300.0,
         is_eager: bool = True,
         make_process: Callable[..., HelperProcess] = Supervisor,
     ) -> None:
         self._listener = listener
-        self._base_sha256 = base_sha256
+        self._base_sha256 = model.base_sha256
         self._is_eager = is_eager
         self._lock = threading.Lock()
         self._is_ready = False
@@ -95,9 +110,10 @@ class ProcessWorker:
                 name="align worker",
                 target="server.worker:main",
                 config={
-                    "model_dir": None if model_dir is None else str(model_dir),
+                    "model_dir": None if model.directory is None else str(model.directory),
                     "play_root": str(play_root),
-                    "device": device,
+                    "device": model.device,
+                    "dtype": model.dtype,
                 },
                 nice=19,
                 hang_s=hang_s,
@@ -242,13 +258,14 @@ class ThreadWorker:
 
     def _do(self, job: AlignJob) -> None:
         try:
-            run_job(
-                job,
-                self._policy,
-                PlayStore.reader(self._play_root),
-                tell=self._listener.on_message,
-                turn=lambda: self._turn(job.session),
-            )
+            with side_stream(self._policy.device):
+                run_job(
+                    job,
+                    self._policy,
+                    PlayStore.reader(self._play_root),
+                    tell=self._listener.on_message,
+                    turn=lambda: self._turn(job.session),
+                )
         except Exception as error:  # noqa: BLE001 - the thread must outlive a job; told and logged
             message = failure_message(error)
             self._listener.on_message({"type": "error", "session": job.session, "message": message})

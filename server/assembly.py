@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfalign.align.aligner import AlignmentConfig
-from server.align_worker import ProcessWorker, ThreadWorker
+from server.align_worker import ProcessWorker, ThreadWorker, WorkerModel
 from server.ingest import Ingest, IngestConfig
 from server.sessions import Sessions, SessionsConfig
 
@@ -48,10 +48,10 @@ def make_sessions(
             )
         return ProcessWorker(
             listener,
-            model_dir=settings.model_dir,
-            base_sha256=policy.base_sha256,
+            model=WorkerModel(
+                settings.model_dir, policy.base_sha256, settings.device, settings.dtype
+            ),
             play_root=play_root,
-            device=settings.device,
             is_eager=settings.prestart,
         )
 
@@ -60,5 +60,7 @@ def make_sessions(
         play_root=play_root,
         stride=policy.config.stride,
         alignment=AlignmentConfig(),
+        prefix_memory_bytes=settings.prefix_memory_bytes,
+        prefix_disk_bytes=settings.prefix_disk_bytes,
     )
     return Sessions(config, registry, make_worker=make_worker, metrics=metrics)

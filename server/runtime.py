@@ -67,7 +67,7 @@ class Runtime:
                 self.registry,
                 self.metrics,
                 queue_depth=settings.queue_depth,
-                prepare_thread=_inference_thread(settings.torch_threads),
+                prepare_thread=_inference_thread(settings),
             )
             for robot in policies:
                 self._serve(robot)
@@ -186,18 +186,25 @@ def load_runtime(settings: Settings) -> Runtime:
     """
     # Heavy imports; `python -m server --help` and bad settings do without.
     from selfalign.align.robot_io import RobotIO
-    from selfalign.model.checkpoint import load_policy, shipped_model_dir
+    from selfalign.model.checkpoint import PRECISIONS, load_policy, shipped_model_dir
+    from selfalign.model.static_call import record_cuda_graph
 
-    policy = load_policy(settings.model_dir or shipped_model_dir(), device=settings.device)
+    directory, dtype = settings.model_dir or shipped_model_dir(), PRECISIONS[settings.dtype]
+    policy = load_policy(directory, device=settings.device, dtype=dtype)
     policy.compile_act_path(settings.compile)
+    if settings.cuda_graphs and policy.device.type == "cuda":
+        policy.record_chunks(record_cuda_graph)
     return Runtime(settings, policy, robot_policy=RobotIO)
 
 
-def _inference_thread(torch_threads: int) -> Callable[[], None]:
+def _inference_thread(settings: Settings) -> Callable[[], None]:
     def prepare() -> None:
         import torch
 
-        torch.set_num_threads(torch_threads)
+        from selfalign.model.device import use_urgent_stream
+
+        torch.set_num_threads(settings.torch_threads)
+        use_urgent_stream(torch.device(settings.device))
 
     return prepare
 

@@ -74,6 +74,8 @@ class SessionsConfig:
     stride: int
     alignment: AlignmentConfig
     seed: int = 0
+    prefix_memory_bytes: int = 2 << 30
+    prefix_disk_bytes: int = 32 << 30
 
 
 @final
@@ -214,6 +216,8 @@ class Sessions:
                 }
             ),
             seed=self._config.seed,
+            prefix_memory_bytes=self._config.prefix_memory_bytes,
+            prefix_disk_bytes=self._config.prefix_disk_bytes,
             out=self._store.candidate_path(session_id),
             note=request.note,
         )

@@ -54,11 +54,28 @@ class Settings(BaseSettings):
         "compile nothing. On a CPU it gains nothing (docs/checkpoints.md). Without a compiler a "
         "warning says so and nothing changes",
     )
-    device: str = Field("cpu", description="Torch device of the policy")
+    device: str = Field("cpu", description="Torch device of the policy: cpu, cuda or cuda:N")
+    dtype: Literal["stored", "float32", "bfloat16"] = Field(
+        "stored",
+        description="Precision of the weights; stored: as in the model's file. W is float32 always",
+    )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="On a GPU record a chunk once and replay it; W is copied in, a swap records "
+        "nothing. Not yet run on a GPU by this project",
+    )
     shutdown_grace_s: int = Field(5, ge=1, description="Time for open requests at shutdown [s]")
 
     align_mode: Literal["process", "inproc"] = Field(
         "process", description="Align in a process of its own, or in a thread (Jetson)"
+    )
+    prefix_memory_bytes: int = Field(
+        2 * 2**30,
+        ge=0,
+        description="Prefixes of play that a session keeps in memory; beyond that on disk [byte]",
+    )
+    prefix_disk_bytes: int = Field(
+        32 * 2**30, ge=0, description="Prefixes of play that a session keeps on disk [byte]"
     )
     prestart: bool = Field(
         default=True,

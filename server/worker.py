@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selfalign.data.play_store import PlayStore
-from selfalign.model.checkpoint import load_policy, shipped_model_dir
+from selfalign.model.checkpoint import PRECISIONS, load_policy, shipped_model_dir
 from server.align_job import AlignJob, Stopped, failure_message, run_job
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def main(link: Link, config: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     link.beat()
     model_dir = Path(config["model_dir"]) if config["model_dir"] else shipped_model_dir()
-    policy = load_policy(model_dir, device=config["device"])
+    dtype = PRECISIONS[config["dtype"]]
+    policy = load_policy(model_dir, device=config["device"], dtype=dtype)
     link.send({"type": "ready", "base_sha256": policy.base_sha256})
     root = Path(config["play_root"])
     while True:

@@ -5,7 +5,6 @@ the model, a action numbers of the robot, H horizon, k stride.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -22,8 +21,9 @@ from selfalign.data.observation import Observation, ObservationMismatch, encode_
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import Dimension, RobotSpec
 from selfalign.errors import SpecError
+from selfalign.model.device import upload
 from selfalign.model.policy import Policy
-from selfalign.model.prefix import Prefix
+from selfalign.model.prefix import Inputs, Prefix
 from selfalign.model.rtc import Guidance, Overlap, continue_chunk
 from selfalign.model.tokenizer import PromptTooLong
 from selfalign.model.weights import FastWeights
@@ -36,18 +36,6 @@ _FRAMES = 64
 
 # Sets of instructions whose tokens are kept.
 _PROMPTS = 64
-
-
-@final
-@dataclass(frozen=True)
-class Inputs:
-    """What the policy takes: images [B, N, 3, S, S], masks, tokens, state [B, s]."""
-
-    images: Tensor
-    image_mask: Tensor
-    tokens: Tensor
-    token_mask: Tensor
-    state: Tensor
 
 
 @final
@@ -137,14 +125,19 @@ class RobotIO:
         # Guidance takes gradients, which inference mode forbids.
         with torch.inference_mode() if overlap is None else torch.no_grad():
             inputs = self.encode(observations)
-            prefix, state = self.prefix(inputs), inputs.state
+            shape = (len(observations), self.horizon, self.policy.config.action_dim)
+            noise = torch.randn(shape, generator=generator, device=self.device)
             if overlap is None:
-                chunk = self.policy.act(prefix, state, w, generator=generator)
+                chunk = self.policy.chunk(inputs, w, noise)
             else:
-                shape = overlap.actions_BHA.shape
-                noise = torch.randn(shape, generator=generator, device=self.device)
                 chunk = continue_chunk(
-                    self.policy, prefix, state, w, overlap, noise=noise, guidance=self.guidance
+                    self.policy,
+                    self.prefix(inputs),
+                    inputs.state,
+                    w,
+                    overlap,
+                    noise=noise,
+                    guidance=self.guidance,
                 )
         return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state)
 
@@ -225,8 +218,8 @@ class RobotIO:
             len(self.spec.cameras),
             resize="pil" if processing is None else processing.image_resize,
         )
-        # Not copied: these were made just now.
-        pixels = torch.from_numpy(images).to(self.device)
+        # On a CPU not copied: these were made just now.
+        pixels = upload(torch.from_numpy(images), self.device)
         return pixels, self._image_mask.expand(len(images), -1)
 
     def _tokens(
@@ -259,4 +252,4 @@ class RobotIO:
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # A copy, since the masks of a normaliser are read-only.
-        return torch.tensor(array, device=self.device)
+        return upload(torch.tensor(array), self.device)

@@ -19,6 +19,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
 from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig, dummy_config
+from selfalign.model.device import checked_device
 from selfalign.model.identity import file_identity
 from selfalign.model.keys import keeps_float32
 from selfalign.model.policy import Policy
@@ -27,6 +28,8 @@ from selfalign.model.tensor_file import Planned, TensorFile, write_tensors
 from selfalign.model.tokenizer import read_tokenizer
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+# What a precision of the weights is called in settings; stored: each as it is in its file.
+PRECISIONS = {"stored": None, "float32": torch.float32, "bfloat16": torch.bfloat16}
 # The second is SentencePiece's, as big_vision publishes PaliGemma's.
 TOKENIZERS = (TOKENIZER, "tokenizer.model")
 
@@ -41,12 +44,15 @@ def load_policy(
 ) -> Policy:
     """Read a frozen policy. Raises ModelError that names a missing, extra or wrong-shaped key.
 
+    On a GPU the weights are there when this returns: any stream may read them.
+
     Args:
         directory: A model directory.
         device: Where the weights go.
         dtype: The precision of the weights; None takes them as they are in the file. In half
             precision those stay float32 that openpi keeps so (`keeps_float32`), W0 and buffers.
     """
+    checked_device(device)
     config = ModelConfig.load(directory / CONFIG)
     if not config.attached:
         raise ModelError(

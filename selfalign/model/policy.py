@@ -21,8 +21,9 @@ from selfalign.model.gemma import GemmaLayer, GemmaStack
 from selfalign.model.hashing import sha256_of
 from selfalign.model.identity import identity_text
 from selfalign.model.plain_path import Denoiser, PlainPath, own_mask
-from selfalign.model.prefix import Features, Prefix, token_mask_and_positions
+from selfalign.model.prefix import Features, Inputs, Prefix, token_mask_and_positions
 from selfalign.model.processing import Processing
+from selfalign.model.static_call import Recorder
 from selfalign.model.tokenizer import PromptEncoder, small_tokenizer
 from selfalign.model.vision import VisionTower
 from selfalign.model.weights import FastWeights
@@ -76,6 +77,7 @@ class Policy(nn.Module):
         self._base_sha256: str | None = None
         self._act_path: ActPath | None = None
         self._compile = False
+        self._record: Recorder | None = None
 
     def live_w0(self) -> FastWeights:
         """W0 as the parameters themselves, for stage 1, which trains them."""
@@ -143,6 +145,18 @@ class Policy(nn.Module):
         so and everything runs as before.
         """
         self._compile, self._act_path = enabled, None
+
+    def record_chunks(self, record: Recorder | None) -> None:
+        """Let single chunks be recorded and replayed (`record_cuda_graph`), W being an input."""
+        self._record, self._act_path = record, None
+
+    def chunk(self, given: Inputs, w: FastWeights, noise_BHA: Tensor) -> Tensor:
+        """A normalised chunk [B, H, A], without gradients: `prefix` and `act` in one."""
+        chunk = self._prepared().chunk(given, w, noise_BHA)
+        if chunk is not None:
+            return chunk
+        prefix = self.prefix(given.images, given.image_mask, given.tokens, given.token_mask)
+        return self.act(prefix, given.state, w, noise=noise_BHA)
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor
@@ -223,9 +237,12 @@ class Policy(nn.Module):
 
     def act_path(self, batch: int) -> FoldedPath | PlainPath:
         """How chunks of a batch of this size are made without gradients."""
+        return self._prepared().choose(batch)
+
+    def _prepared(self) -> ActPath:
         if self._act_path is None:
-            self._act_path = ActPath(self, compile=self._compile)
-        return self._act_path.choose(batch)
+            self._act_path = ActPath(self, compile=self._compile, record=self._record)
+        return self._act_path
 
     def predict(
         self, prefix: Prefix, state_Bs: Tensor, x_t: Tensor, time_B: Tensor, w: FastWeights

@@ -4,7 +4,7 @@ Shape key: B batch, L layers, v key-value heads, P prefix tokens, e head width, 
 F features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, final
 
 import torch
@@ -26,6 +26,23 @@ def token_mask_and_positions(
     """Which tokens of a prefix are there, bool [B, P], and their rotary positions [B, P]."""
     mask = torch.cat([image_mask_BN.repeat_interleave(per_camera, dim=1), token_mask_Bt], dim=1)
     return mask, mask.cumsum(-1).sub(1).clamp_min(0)
+
+
+@final
+@dataclass(frozen=True)
+class Inputs:
+    """Observations as a policy takes them: images [B, N, 3, S, S], masks, tokens, state [B, s]."""
+
+    images: Tensor
+    image_mask: Tensor
+    tokens: Tensor
+    token_mask: Tensor
+    state: Tensor
+
+    def with_prompts_of(self, length: int) -> Self:
+        """The same, the prompts padded to a length."""
+        tokens, mask = padded(self.tokens, self.token_mask, length)
+        return replace(self, tokens=tokens, token_mask=mask)
 
 
 @final

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.align_job import AlignJob
-from server.align_worker import Listener, ProcessWorker, ThreadWorker
+from server.align_worker import Listener, ProcessWorker, ThreadWorker, WorkerModel
 from tests.fakes.play_steps import small_spec
 from tests.fakes.process import FakeProcess
 from tests.fakes.recorded import record
@@ -39,8 +39,7 @@ class Desk:
         self.processes: list[FakeProcess] = []
         self.worker = ProcessWorker(
             Listener(self.heard.append, self.deaths.append),
-            model_dir=None,
-            base_sha256=BASE,
+            model=WorkerModel(None, BASE, dtype="bfloat16"),
             play_root=root,
             is_eager=is_eager,
             make_process=self._make,
@@ -71,6 +70,11 @@ def test_process_is_niced_and_starts_with_the_first_job_or_at_once(tmp_path: Pat
     eager.worker.submit(make_job(tmp_path))
     assert (lazy.process.starts, eager.process.starts) == (1, 1)
     assert lazy.process.spec.nice == 19
+
+
+def test_process_is_told_device_and_precision(desk: Desk) -> None:
+    told = desk.process.spec.config
+    assert (told["device"], told["dtype"]) == ("cpu", "bfloat16")
 
 
 def test_a_job_waits_until_the_model_is_loaded(desk: Desk, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class Desk:
             play_root=root / "play",
             stride=2,
             alignment=AlignmentConfig(),
+            prefix_memory_bytes=1000,
+            prefix_disk_bytes=2000,
         )
         self.sessions = Sessions(config, self.registry, make_worker=self._make_worker)
         self.sessions.start()
@@ -231,6 +233,7 @@ def test_request_becomes_a_job(desk: Desk) -> None:
     assert job.config.lambda_inverse_dynamics == 1.0
     assert len(job.episodes) == 2
     assert (job.active_version, job.active_path) == (0, None)
+    assert (job.prefix_memory_bytes, job.prefix_disk_bytes) == (1000, 2000)
 
 
 def test_named_episodes_are_used_alone(desk: Desk) -> None:

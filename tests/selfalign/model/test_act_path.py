@@ -225,19 +225,3 @@ def test_without_a_compiler_it_runs_and_says_so(caplog: pytest.LogCaptureFixture
 def test_an_error_of_the_function_itself_is_raised() -> None:
     with pytest.raises(RuntimeError):
         Compiled(torch.mm, backend="eager")(torch.ones(2, 3), torch.ones(2, 3))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
-def test_gpu_gives_the_chunk_of_the_cpu(flavour: Literal["pi0", "pi05"]) -> None:
-    policy = random_policy(flavour)
-    prefix, w = random_prefix(policy, 2), random_w(policy)
-    state, noise = random_numbers(2, 32), random_numbers(2, 4, 32)
-    expected = policy.act(prefix, state, w, noise=noise)
-    device = torch.device("cuda")
-    policy.to(device).freeze()
-    chunk = policy.act(
-        prefix.to(device), state.to(device), w.map(lambda t: t.to(device)), noise=noise.to(device)
-    )
-    torch.testing.assert_close(chunk.cpu(), expected, rtol=1e-3, atol=1e-3)
