@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from selfalign.experiments.command import SCENARIOS, count
+from selfalign.experiments.document import marks_of, write_between
 
 if TYPE_CHECKING:
     from selfalign.experiments.ablation import AblationConfig, Outcome
@@ -30,6 +32,8 @@ AXIS_NAMES: Final = (
 START_NAMES: Final = ("prefix", "model", "nothing")
 # Play of fewer than 32 transitions is refused by the server.
 _SHORTEST_PLAY_S: Final = 3.5
+ABLATION: Final = "ablation"
+STAGE_2: Final = "ablation_stage2"
 RESULTS: Final = "ablation_results.json"
 PLOTS: Final = ("ablation_plots.pdf", "ablation_plots.png")
 
@@ -54,6 +58,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help=f"for {RESULTS}, {' and '.join(PLOTS)}, and for runs: a stopped one goes on "
         "(default runs/ablate)",
+    )
+    add(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="write tables and picture into this file too, as docs/experiments.md has sections "
+        f"for: {ABLATION}, and {STAGE_2} with --stage2-only",
     )
 
 
@@ -134,6 +145,8 @@ def run(arguments: argparse.Namespace, load: "Callable[[str], PretrainConfig]") 
     if arguments.list:
         return describe()
     require_matplotlib()
+    if arguments.document:
+        marks_of(arguments.document, _section(arguments), "ablate")
     training = None if arguments.stage2_only else _training(arguments, load)
     rows: list[Row] = []
     for axis, variants in _chosen(arguments):
@@ -144,8 +157,43 @@ def run(arguments: argparse.Namespace, load: "Callable[[str], PretrainConfig]") 
         (arguments.out / RESULTS).write_text(f"{text}\n", encoding="utf-8")
         plots = [arguments.out / name for name in PLOTS]
         draw_ablation([(axis, results_of(outcomes)) for axis, outcomes in rows], plots)
+    text = "\n\n".join(ablation_table(*row) for row in rows)
+    if arguments.document:
+        _write_document(arguments, text)
     files = ", ".join(str(arguments.out / name) for name in (RESULTS, *PLOTS))
-    return "\n\n".join([*(ablation_table(*row) for row in rows), f"written: {files}"])
+    return f"{text}\n\nwritten: {files}"
+
+
+def _section(arguments: argparse.Namespace) -> str:
+    return STAGE_2 if arguments.stage2_only else ABLATION
+
+
+def _write_document(arguments: argparse.Namespace, text: str) -> None:
+    """Tables, how they came about, and the picture beside the document."""
+    name = _section(arguments)
+    picture = Path("images") / f"experiments_{name}.png"
+    target = arguments.document.parent / picture
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(arguments.out / PLOTS[1], target)
+    body = f"{_how(arguments)}\n\n{text}\n\n![Ablation]({picture})"
+    write_between(arguments.document, name, body, "ablate")
+
+
+def _how(arguments: argparse.Namespace) -> str:
+    from selfalign.experiments.settings import model_sha256
+
+    measure, model = _measure(arguments), model_sha256(_model(arguments))[:12]
+    settings = measure.settings
+    how = f"Nothing trained: model {model}"
+    if not arguments.stage2_only:
+        steps = f"{arguments.iterations} iterations of " if arguments.iterations else ""
+        start = "nothing" if arguments.start == "nothing" else f"the {arguments.start} of {model}"
+        how = f"Each variant is {steps}configuration `{arguments.config}`, from {start}"
+    return (
+        f"{how}; {settings.split} robots of seed {settings.seed}: {settings.robots} a cell, "
+        f"{settings.episodes} start states, {settings.steps} steps; "
+        f"cells: {', '.join(cell.name for cell in _cells(arguments))}."
+    )
 
 
 def _chosen(arguments: argparse.Namespace) -> "list[tuple[str, tuple[Variant, ...]]]":
@@ -272,7 +320,7 @@ def _measure(arguments: argparse.Namespace) -> "AblationConfig":
 
 def _settings_json(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that figures depend on."""
-    left_out = {"run", "list", "out", "jobs", "shared"}
+    left_out = {"run", "list", "out", "jobs", "shared", "document"}
     options = {key: value for key, value in vars(arguments).items() if key not in left_out}
     return {key: value for key, value in options.items() if not callable(value)}
 

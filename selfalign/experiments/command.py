@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from selfalign.errors import SelfAlignError
+from selfalign.experiments.document import BadDocument, marks_of, write_between
 
 if TYPE_CHECKING:
     from selfalign.experiments.plans import Section
@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 
 SCENARIOS: Final = ("camera", "action", "both", "robot", "all")
 SEEDS: Final = "seeds"
-_BEGIN: Final = "<!-- {name}: `selfalign evaluate --document` writes what follows -->"
-_END: Final = "<!-- end of {name} -->"
-
-
-class BadDocument(SelfAlignError):
-    """A document does not have the marks between which tables are written."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +106,7 @@ def run(arguments: argparse.Namespace) -> str:
         if arguments.document:
             picture = _picture(section, results, arguments.document)
             body = f"{_how(section, model)}\n\n{text}{picture}"
-            _write_between(arguments.document, section.name, body)
+            write_between(arguments.document, section.name, body)
         if arguments.json:
             _write_json(arguments.json, model, cells)
     return "\n\n".join(shown)
@@ -126,12 +120,12 @@ def _run_seeds(arguments: argparse.Namespace) -> str:
     models = [resolve_model(name) for name in arguments.models]
     check_models(models)
     if arguments.document:
-        _marks(arguments.document, SEEDS)
+        marks_of(arguments.document, SEEDS)
     section = _command_section(arguments)
     found = by_cell([_results(section, model, arguments) for model in models])
     text = seeds_table(found)
     if arguments.document:
-        _write_between(arguments.document, SEEDS, f"{_how(section, *models)}\n\n{text}")
+        write_between(arguments.document, SEEDS, f"{_how(section, *models)}\n\n{text}")
     if arguments.json:
         _dump(arguments.json, {"cells": seeds_json(found, models)})
     return f"{section.title}, {len(models)} models\n\n{text}"
@@ -265,7 +259,7 @@ def _check_document(path: Path, sections: "list[Section]") -> None:
     from selfalign.experiments.curves import LABELS, require_matplotlib
 
     for section in sections:
-        _marks(path, section.name)
+        marks_of(path, section.name)
         if section.name in LABELS:
             require_matplotlib()
 
@@ -279,21 +273,6 @@ def _picture(section: "Section", results: "Sequence[CellResult]", document: Path
     path = Path("images") / f"experiments_{section.name}.png"
     draw_curves(results, section.name, document.parent / path)
     return f"\n\n![Success against {LABELS[section.name]}]({path})"
-
-
-def _marks(path: Path, name: str) -> tuple[int, int]:
-    """Where in the document the text of a section begins and ends."""
-    text = path.read_text(encoding="utf-8")
-    begin, end = _BEGIN.format(name=name), _END.format(name=name)
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise BadDocument(f"{path}: expected once each: {begin} and {end}")
-    return text.index(begin) + len(begin), text.index(end)
-
-
-def _write_between(path: Path, name: str, body: str) -> None:
-    begin, end = _marks(path, name)
-    text = path.read_text(encoding="utf-8")
-    path.write_text(f"{text[:begin]}\n\n{body}\n\n{text[end:]}", encoding="utf-8")
 
 
 def count(text: str) -> int:

@@ -179,7 +179,10 @@ def test_stage_2_alone_from_the_command_line_to_its_files(
 ) -> None:
     model = tmp_path / "model"
     save_policy(small_policy(), model)
-    options = ("--stage2-only",)
+    document = tmp_path / "doc.md"
+    begin = "<!-- ablation_stage2: `selfalign ablate --document` writes what follows -->"
+    document.write_text(f"{begin}\nold\n<!-- end of ablation_stage2 -->\n")
+    options = ("--stage2-only", "--document", str(document))
     assert ablate(model, tmp_path / "out", *options) == 0
     text = capsys.readouterr().out
     assert "| + inverse dynamics |" in text
@@ -189,6 +192,8 @@ def test_stage_2_alone_from_the_command_line_to_its_files(
     assert losses["variants"][4]["few_shot"][0]["play_s"] == 5.0
     for name, start in (("ablation_plots.pdf", b"%PDF"), ("ablation_plots.png", b"\x89PNG")):
         assert (tmp_path / "out" / name).read_bytes().startswith(start)
+    assert "| + all " in document.read_text()
+    assert "](images/experiments_ablation_stage2.png)" in document.read_text()
     cached = {file: file.read_bytes() for file in (tmp_path / "out" / "cache").iterdir()}
     assert ablate(model, tmp_path / "out", *options) == 0
     assert {file: file.read_bytes() for file in (tmp_path / "out" / "cache").iterdir()} == cached
@@ -200,6 +205,7 @@ def test_stage_2_alone_from_the_command_line_to_its_files(
         (["--variants", "magic"], "no variant of losses is called 'magic'"),
         (["--variants", "contrastive", "--stage2-only"], "needs training"),
         (["--stage2-only", "--family", "sideways"], "no action space family"),
+        (["--stage2-only", "--document", "README.md"], "expected once each: <!-- ablation_stage2"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from selfalign.cli import main
+from selfalign.experiments.ablate_command import ABLATION, STAGE_2
 from selfalign.experiments.cells import cells_of
+from selfalign.experiments.command import SEEDS
 from selfalign.experiments.curves import points
+from selfalign.experiments.document import marks_of
 from selfalign.experiments.plans import document_sections
 from selfalign.experiments.settings import Settings
 from selfalign.experiments.summary import CellResult, as_json
@@ -96,10 +99,11 @@ def test_a_document_gets_its_tables_between_its_marks(model: Path, tmp_path: Pat
 
 
 def test_the_document_has_marks_for_every_section() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    for section in document_sections():
-        assert text.count(f"<!-- {section.name}: `selfalign evaluate") == 1
-        assert text.count(f"<!-- end of {section.name} -->") == 1
+    names = [section.name for section in document_sections()]
+    for name in (*names, SEEDS):
+        assert marks_of(DOCUMENT, name)
+    for name in (ABLATION, STAGE_2):
+        assert marks_of(DOCUMENT, name, "ablate")
 
 
 def test_figures_of_a_cell_against_values_by_hand() -> None:
