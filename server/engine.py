@@ -164,11 +164,25 @@ class Engine:
             SelfAlignError, WireError: the observation cannot be answered.
         """
         try:
-            answer = self._thread.submit(partial(self._answer, read, time.perf_counter_ns()))
+            answer = self._thread.submit(self._answering(read))
         except Overloaded:
             self._metrics.act_queue_dropped.inc()
             raise
         return await answer
+
+    def call(
+        self, read: Callable[[], ActCall], done: Callable[[ActResult | Exception], None]
+    ) -> None:
+        """As `act`, for a function on the event loop: `done` is called there with the outcome.
+
+        Raises:
+            Overloaded, NotReady: at once; `done` is then not called.
+        """
+        try:
+            self._thread.call(self._answering(read), done)
+        except Overloaded:
+            self._metrics.act_queue_dropped.inc()
+            raise
 
     async def warm_up(self) -> None:
         """Answer one made-up observation for each robot, so that the first real one is not slow."""
@@ -184,6 +198,9 @@ class Engine:
         if seat is None:
             raise UnknownRobot(robot, sorted(self._seats))
         return seat
+
+    def _answering(self, read: Callable[[], ActCall] | ActCall) -> Callable[[], ActResult]:
+        return partial(self._answer, read, time.perf_counter_ns())
 
     def _answer(self, read: Callable[[], ActCall] | ActCall, arrived_ns: int) -> ActResult:
         started_ns = time.perf_counter_ns()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, final
 
 from selfalign.errors import SelfAlignError
 
@@ -55,8 +56,7 @@ class InferenceThread:
 
     def __init__(self, depth: int, prepare: Callable[[], None]) -> None:
         self._depth = depth
-        self._calls: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
-        self._calls = SimpleQueue()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._in_flight = 0
         self._is_closed = False
@@ -83,17 +83,29 @@ class InferenceThread:
             Overloaded: the queue is full.
             NotReady: the thread has been told to end.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue(_Call(compute, loop, partial(_settle, future), future.cancelled))
+        return future
+
+    def call(self, compute: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        """As `submit`, for a function on the event loop: `done` is called there with the outcome.
+
+        Raises:
+            As `submit`.
+        """
+        self._queue(_Call(compute, asyncio.get_running_loop(), done, _never))
+
+    def _queue(self, call: _Call) -> None:
         with self._lock:
             if self._is_closed:
                 raise NotReady("the server is stopping")
             if self._in_flight > self._depth:
                 raise Overloaded(self._depth)
             self._in_flight += 1
-            self._calls.put((compute, future))
+            self._calls.put(call)
             if self._thread.ident is None:
                 self._thread.start()
-        return future
 
     def close(self) -> None:
         """Finish what is being computed, refuse what waits, end the thread. Idempotent."""
@@ -113,34 +125,46 @@ class InferenceThread:
             logger.exception("the inference thread could not be prepared; every call is refused")
             self._end()
         while (call := self._calls.get()) is not None:
-            self._answer(*call)
+            self._answer(call)
             # Not kept until the next one comes: it holds the images.
             del call
 
-    def _answer(self, compute: Callable[[], T], future: asyncio.Future[T]) -> None:
-        result: T | None = None
-        failure: Exception | None = None
+    def _answer(self, call: _Call) -> None:
+        outcome: Any = None
         try:
             if self._is_closed:
                 raise NotReady("the server is stopping")
-            if not future.cancelled():
-                result = compute()
+            if not call.is_dropped():
+                outcome = call.compute()
         except Exception as error:  # noqa: BLE001 - the one edge of this thread; told to the caller
-            failure = error
+            outcome = error
         # The place is free before the caller can ask again.
         with self._lock:
             self._in_flight -= 1
         try:
-            future.get_loop().call_soon_threadsafe(_settle, future, result, failure)
+            call.loop.call_soon_threadsafe(call.done, outcome)
         except RuntimeError:
             # The event loop has ended, and with it whoever asked.
             return
 
 
-def _settle(future: asyncio.Future[Any], result: object, failure: Exception | None) -> None:
+class _Call(NamedTuple):
+    """What is to be computed, and the event loop and function that are told the outcome."""
+
+    compute: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    done: Callable[[Any], None]
+    is_dropped: Callable[[], bool]
+
+
+def _never() -> bool:
+    return False
+
+
+def _settle(future: asyncio.Future[Any], outcome: object) -> None:
     if future.done():
         return
-    if failure is None:
-        future.set_result(result)
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
     else:
-        future.set_exception(failure)
+        future.set_result(outcome)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import uvicorn
 
+from server.direct_line import DirectProtocol
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,6 +73,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http="httptools",
+        ws=DirectProtocol,
         log_config=None,
         access_log=False,
         # it logs every connection at info

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from fastapi import APIRouter, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.routing import APIRoute
 
 from server.act_call import ActMessage
-from server.body import Format, read_body, reply_format, request_format, too_large, write
-from server.problems import problem_of, status_of
+from server.act_desk import ActDesk
+from server.body import read_body, reply_format, request_format, write
+from server.direct_line import direct_line
+from server.problems import status_of
 from server.routes.info import describe
 from server.routes.openapi import ACT_BODY, ACT_REPLIES
-from server.wire.codec import dump_json, pack
+from server.wire.codec import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -69,31 +71,8 @@ async def act_stream(websocket: WebSocket) -> None:
     runtime: Runtime = websocket.app.state.runtime
     await websocket.accept()
     await websocket.send_bytes(pack(describe(runtime)))
-    robot = websocket.query_params.get("robot")
-    try:
-        while True:
-            body, body_format = await receive_frame(websocket)
-            message = ActMessage(runtime, body, body_format, robot)
-            answer, status = await _answer_frame(runtime, message)
-            await _send(websocket, answer, body_format)
-            runtime.metrics.count_act(status, "websocket", message.timing_ms)
-    except WebSocketDisconnect:
-        return
-
-
-async def receive_frame(websocket: WebSocket) -> tuple[bytes, Format]:
-    """The next message of a websocket: its bytes and how they are written.
-
-    Raises:
-        WebSocketDisconnect: the client has gone.
-    """
-    message = await websocket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1006))
-    binary = message.get("bytes")
-    if binary is not None:
-        return binary, "msgpack"
-    return message["text"].encode(), "json"
+    line = direct_line(websocket)
+    await line.serve(ActDesk(runtime, line, websocket.query_params.get("robot")).take)
 
 
 async def _answer(runtime: Runtime, request: Request) -> Response:
@@ -105,23 +84,3 @@ async def _answer(runtime: Runtime, request: Request) -> Response:
     response = write(message.reply(result, answer_format), answer_format)
     runtime.metrics.count_act(200, "http", message.timing_ms)
     return response
-
-
-async def _answer_frame(runtime: Runtime, message: ActMessage) -> tuple[Any, int]:
-    """The answer to one frame, and its HTTP status."""
-    limit_bytes = runtime.settings.max_body_bytes
-    try:
-        if len(message.body) > limit_bytes:
-            raise too_large(len(message.body), limit_bytes)
-        result = await runtime.engine.act(message.read)
-    except Exception as error:  # noqa: BLE001 - the one edge of this connection; logged there
-        found = problem_of(error)
-        return {"error": found.model_dump()}, found.status
-    return message.reply(result, message.body_format), 200
-
-
-async def _send(websocket: WebSocket, answer: Any, body_format: Format) -> None:
-    if body_format == "msgpack":
-        await websocket.send_bytes(pack(answer))
-    else:
-        await websocket.send_text(dump_json(answer).decode())

@@ -15,8 +15,8 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from server.act_call import call_of, robot_named, timing_of
 from server.body import too_large
 from server.dialects import to_native
+from server.direct_line import receive_frame
 from server.problems import problem_of
-from server.routes.act import receive_frame
 from server.wire.codec import pack, unpack
 from server.wire.messages import ActRequest, read_request
 from server.wire.problems import WireError
