@@ -35,8 +35,7 @@ def test_the_code_that_it_names_exists(path: str, name: str) -> None:
 
 
 def test_the_tables_are_what_the_code_computes() -> None:
-    models = figures.geometries()
-    parts = {"sizes": figures.sizes_table(models), "costs": figures.costs_table(models)}
+    parts = figures.experts_parts()
     assert figures.with_parts(TEXT, parts) == TEXT, "run: python -m tests.docs.figures"
 
 
