@@ -1,13 +1,15 @@
 """What documents name exists: commands with their options, anchors, files, benchmarks."""
 
+import ast
 import re
 import shlex
 import subprocess
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from client.cli import _parser as client_parser
 from selfalign.cli import _parser as selfalign_parser
@@ -36,6 +38,7 @@ COMMAND = re.compile(
     r"^(?:    |)(?:\.venv/bin/)?(selfalign-client|selfalign|python -m server|make)(?= |$)(.*)$",
     flags=re.MULTILINE,
 )
+INLINE = re.compile(r"^(?:\.venv/bin/)?(selfalign-client|selfalign|python -m server)(?= |$)(.*)$")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
@@ -70,6 +73,16 @@ def refusal(parser: ArgumentParser, arguments: str) -> str:
     return ""
 
 
+def stale_words(parser: ArgumentParser, words: list[str]) -> list[str]:
+    """Commands and options that a parser lacks, of a command that need not be whole."""
+    options = {option for action in parser._actions for option in action.option_strings}
+    groups = [a.choices for a in parser._actions if isinstance(a, _SubParsersAction)]
+    if groups and words and not words[0].startswith("-"):
+        known = groups[0]
+        return stale_words(known[words[0]], words[1:]) if words[0] in known else [words[0]]
+    return [word for word in words if word.startswith("--") and word.split("=")[0] not in options]
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub makes of a heading."""
     plain = re.sub(r"[^\w\- ]", "", heading.replace("`", "").strip().lower())
@@ -79,6 +92,16 @@ def slug(heading: str) -> str:
 def test_there_are_commands_to_check() -> None:
     assert len(commands()) > 40
     assert {program for _, program, _ in commands()} == {*PARSERS, "make"}
+
+
+def test_what_is_stale_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = selfalign_parser()
+    assert stale_words(parser, ["pretrain", "--init", "--nope"]) == ["--nope"]
+    assert stale_words(parser, ["gone", "--init"]) == ["gone"]
+    assert refusal(parser, "convert --from a --to b --nope") != ""
+    assert refusal(parser, "convert --from DIR --to DIR --horizon N") != ""
+    assert refusal(parser, "convert --from DIR --to DIR --horizon NN") == ""
+    assert slug("`make`: what, and why") == "make-what-and-why"
 
 
 @pytest.mark.parametrize("name", LIVING)
@@ -93,6 +116,29 @@ def test_commands_in_blocks_are_understood(name: str, capsys: pytest.CaptureFixt
         elif said := refusal(PARSERS[program](), arguments):
             wrong.append(said)
     assert not wrong, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", LIVING)
+def test_commands_within_sentences_name_what_there_is(name: str) -> None:
+    wrong = []
+    for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text_of(name)):
+        found = INLINE.match(span)
+        if found and not re.search(r"[|&]", span):
+            program, rest = found.groups()
+            words = [w for part in rest.split() for w in part.strip("[](),").split(",")]
+            wrong += [(span, w) for w in stale_words(PARSERS[program](), words)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", LIVING)
+def test_python_and_yaml_in_documents_are_well_formed(name: str) -> None:
+    for language, text in re.findall(
+        r"^```(python|yaml)\n(.*?)^```$", text_of(name), flags=re.DOTALL | re.MULTILINE
+    ):
+        if language == "python":
+            ast.parse(text)
+        else:
+            assert isinstance(yaml.safe_load(text), dict)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
