@@ -34,6 +34,7 @@ class RecordConfig(_Frozen):
     demos: int = Field(5, ge=1)
     demo_noise: float = Field(0.5, ge=0, description="Disturbance in every second demonstration")
     frames: int = Field(60_000, ge=0, description="Single random frames for vision")
+    frame_arms: int = Field(4000, ge=1, description="Procedural arms among the single frames")
     azimuth_deg: tuple[float, float] = (-60.0, 60.0)
     azimuth_gap_deg: tuple[float, float] | None = Field(
         None, description="Azimuths inside that range which are left out"
@@ -52,6 +53,8 @@ class PrefixConfig(_Frozen):
     queries: int = Field(3, ge=1)
     bfloat16: bool = True
     with_init: bool = Field(False, description="Train the prefix of `init` on; else it stays")
+    appearance: AppearanceConfig = Field(AppearanceConfig(), description="Other looks of frames")
+    appearance_share: float = Field(0.5, ge=0, le=1, description="Frames seen in other looks")
 
 
 class ContrastiveTrainingConfig(ContrastiveConfig):

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfalign.align.augment_appearance import AppearanceAugmentation
 from selfalign.data.recording import Recording
 from selfalign.model.gemma import GemmaStack
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
-from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.config import PrefixConfig, PretrainConfig
 from selfalign.pretrain.pixels import to_pixels
 from selfalign.pretrain.progress import Journal, load_state, save_state
 from selfalign.pretrain.schedule import one_cycle
@@ -109,6 +110,18 @@ class PrefixReadout(nn.Module):
         ).unflatten(-1, (2, 3))
 
 
+def other_looks(images: Tensor, settings: PrefixConfig, rng: np.random.Generator) -> Tensor:
+    """Show a share of the images [B, 3, S, S] in other light, colours and sharpness."""
+    count = round(settings.appearance_share * len(images))
+    if not count:
+        return images
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    # Not the first ones: a batch is sorted by where its frames come from.
+    chosen = torch.randperm(len(images), generator=generator)[:count]
+    changed = AppearanceAugmentation(settings.appearance)(images[chosen], generator)
+    return images.index_copy(0, chosen, changed)
+
+
 def prompts(rng: np.random.Generator, count: int) -> tuple[list[str], NDArray[np.int64]]:
     """Random instructions and the colour that each names; -1 for the empty prompt."""
     colours = rng.integers(len(_COLOURS), size=count)
@@ -166,8 +179,9 @@ def train_prefix(config: PretrainConfig, run: Path, policy: Policy) -> None:
             rng = np.random.default_rng((config.seed, 1, iteration))
             one_cycle(optimiser, settings.learning_rate, iteration / total, settings.warmup)
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-                batch = frames.sample(rng, settings.batch_size)
-                parts = losses(policy, readout, *batch, rng)
+                images, points = frames.sample(rng, settings.batch_size)
+                images = other_looks(images, settings, rng)
+                parts = losses(policy, readout, images, points, rng)
             _descend(optimiser, modules, torch.stack(list(parts.values())).sum())
             journal.add(iteration, {name: float(value.detach()) for name, value in parts.items()})
             if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == total:

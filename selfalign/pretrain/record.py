@@ -18,6 +18,8 @@ from selfalign.sim.robots import make_arm
 from selfalign.sim.tasks import get_task
 
 _LONGEST_DEMO = 90
+# The procedural arms of single frames are others than those of groups, held-out ones above all.
+_FRAME_ARM = 1_000_000
 
 
 def record_missing(config: RecordConfig, run: Path) -> None:
@@ -47,8 +49,7 @@ def record_frames(config: RecordConfig, directory: Path) -> None:
     """Render `config.frames` single random frames as one array; redoes an unfinished run."""
     directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed + 1)
-    trained = config.groups - config.held_out_groups
-    arms = _arms(rng, config, rng.integers(trained, size=config.frames))
+    arms = _arms(rng, config, _FRAME_ARM + rng.integers(config.frame_arms, size=config.frames))
     sector = _sector(config)
     images = np.lib.format.open_memmap(
         directory / "images.npy", "w+", dtype=np.uint8, shape=(config.frames, 96, 96, 3)
@@ -81,7 +82,7 @@ def _choose(rng: np.random.Generator, shares: dict[str, float], count: int) -> l
 
 
 def _arms(rng: np.random.Generator, config: RecordConfig, groups: NDArray[np.integer]) -> list[str]:
-    """An arm for each entry of `groups`; the procedural arm of a group is the group's own."""
+    """An arm for each entry of `groups`; `procedural` is the random arm of that number."""
     chosen = _choose(rng, config.arms, len(groups))
     return [
         f"procedural-{group}" if arm == "procedural" else arm

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
-from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.config import PrefixConfig, PretrainConfig
 from selfalign.pretrain.prefix import (
     Frames,
     PrefixReadout,
@@ -17,6 +17,7 @@ from selfalign.pretrain.prefix import (
     losses,
     measure_spread,
     normalise_points,
+    other_looks,
     prompts,
     train_prefix,
 )
@@ -99,6 +100,16 @@ def test_frames_are_drawn_from_all_sources_by_their_size() -> None:
     assert torch.equal(images[:, 0, 0, 0] > 15 / 127.5 - 1, from_first.bool())
     # Binomial with share 0.75: three standard errors are 0.065.
     assert float(from_first.mean()) == pytest.approx(0.75, abs=0.07)
+
+
+def test_a_share_of_the_frames_is_seen_in_other_looks() -> None:
+    images = torch.rand(8, 3, 24, 24) * 2 - 1
+    seen = other_looks(images, PrefixConfig(appearance_share=0.5), np.random.default_rng(0))
+    changed = (seen != images).flatten(1).any(1)
+    assert int(changed.sum()) == 4
+    assert not torch.equal(changed, torch.tensor([True] * 4 + [False] * 4))
+    plain = other_looks(images, PrefixConfig(appearance_share=0), np.random.default_rng(0))
+    assert torch.equal(plain, images)
 
 
 def test_held_out_groups_are_not_seen(recorded: Path) -> None:
