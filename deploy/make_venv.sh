@@ -3,7 +3,7 @@
 set -euo pipefail
 venv="$1"
 
-usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] < (3, 11))' >/dev/null 2>&1; }
+usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1; }
 
 if ! usable "$venv/bin/python"; then
   base=""
@@ -11,7 +11,7 @@ if ! usable "$venv/bin/python"; then
     if usable "$name"; then base="$name"; break; fi
   done
   if [ -z "$base" ]; then
-    echo "No usable Python: need 3.11 or newer with venv and ensurepip; 'python3' here is" \
+    echo "No usable Python: need 3.11 to 3.13 with venv and ensurepip; 'python3' here is" \
       "$(python3 --version 2>&1 || echo missing)." >&2
     echo "On Debian 12:  apt-get install -y python3.11 python3.11-venv" >&2
     exit 1
