@@ -27,9 +27,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfalign.model.policy import Policy
-from tests.benchmarks import full_align
+from tests.benchmarks import full_align, full_memory
 from tests.benchmarks.figure import Figure, percentile, rounded
-from tests.benchmarks.full_model import Ours, Stock, cast, observation, pi0_geometry, random_model
+from tests.benchmarks.full_model import (
+    PROMPTS,
+    Ours,
+    Stock,
+    cast,
+    full_geometry,
+    observation,
+    random_model,
+)
 from tests.parity.published import published_weights
 from tests.parity.seeded import Geometry, Inputs
 
@@ -39,7 +47,7 @@ GOAL = 1.5
 
 def measure() -> Iterator[Figure]:
     """`full_transformers_over_ours`, the short form for `make bench`: one layer, one camera."""
-    geometry = pi0_geometry(1, 1)
+    geometry = full_geometry(1, 1)
     policy = random_model(geometry)
     yield from compare(policy, geometry, "transformers", Stock(geometry, policy).chunk, (1,), 5)
 
@@ -55,7 +63,7 @@ def compare(
     """The rival's time over ours, for each number of cameras."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for count in cameras:
-        given = observation(geometry, count)
+        given = observation(geometry, count, policy.config.flavour)
         ours = Ours(policy, given, policy.base_w())
         ours.parts()  # prepares what is kept for all chunks
         mine: list[dict[str, float]] = []
@@ -74,6 +82,8 @@ def compare(
             better="higher",
             details={
                 "cameras": count,
+                "flavour": policy.config.flavour,
+                "prompt": int(given.token_mask.sum()),
                 "dtype": str(policy.dtype).removeprefix("torch."),
                 "depth": geometry.depth,
                 "vision_depth": geometry.vision_depth,
@@ -101,10 +111,12 @@ def openpi(policy: Policy, geometry: Geometry, cameras: tuple[int, ...]) -> Iter
             folder / "weights.safetensors",
         )
         for count in cameras:
-            save_given(observation(geometry, count), folder / f"given_{count}.safetensors")
+            given = observation(geometry, count, policy.config.flavour)
+            save_given(given, folder / f"given_{count}.safetensors")
         script = str(Path(__file__).with_name("full_openpi.py"))
         dtype = str(policy.dtype).removeprefix("torch.")
-        command = [python, script, source, str(folder), json.dumps(asdict(geometry)), dtype]
+        told = [json.dumps(asdict(geometry)), dtype, policy.config.flavour]
+        command = [python, script, source, str(folder), *told]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
@@ -137,17 +149,16 @@ def save_given(given: Inputs, path: Path) -> None:
 
 
 def against(
-    rivals: list[str], geometry: Geometry, dtype: str, cameras: tuple[int, ...], repeats: int
+    rivals: list[str], policy: Policy, geometry: Geometry, cameras: tuple[int, ...], repeats: int
 ) -> Iterator[Figure]:
-    """The rivals in turn, on the same weights in one precision."""
-    policy = cast(random_model(geometry), getattr(torch, dtype), mixed=True)
+    """The rivals in turn, on the same weights in one precision. transformers has no pi0.5."""
     if "openpi" in rivals:
         with openpi(policy, geometry, cameras) as rival:
             if rival is not None:
                 yield from compare(policy, geometry, "openpi", rival, cameras, repeats)
-    if "transformers" in rivals:
+    if "transformers" in rivals and policy.config.flavour == "pi0":
         # It has one precision for all weights.
-        policy = cast(policy, getattr(torch, dtype), mixed=False)
+        policy = cast(policy, policy.dtype, mixed=False)
         stock = Stock(geometry, policy).chunk
         yield from compare(policy, geometry, "transformers", stock, cameras, repeats)
 
@@ -158,16 +169,24 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--depth", type=int, default=2, help="layers of language and expert")
     parser.add_argument("--vision-depth", type=int, default=4)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--flavours", nargs="+", choices=PROMPTS, default=["pi0"])
     parser.add_argument("--skip-align", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="of server and worker, no speed")
     parser.add_argument("--cameras", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--rivals", nargs="+", default=["openpi", "transformers"])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
-    geometry = pi0_geometry(options.depth, options.vision_depth)
-    cameras = tuple(options.cameras)
-    for dtype in options.dtypes:
-        for figure in against(options.rivals, geometry, dtype, cameras, options.repeats):
+    if options.memory:
+        for figure in full_memory.measure(options.depth, options.vision_depth):
             print(figure.line(), flush=True)
+        return 0
+    cameras = tuple(options.cameras)
+    for flavour in options.flavours:
+        geometry = full_geometry(options.depth, options.vision_depth, flavour)
+        for dtype in options.dtypes:
+            policy = cast(random_model(geometry, flavour), getattr(torch, dtype), mixed=True)
+            for figure in against(options.rivals, policy, geometry, cameras, options.repeats):
+                print(figure.line(), flush=True)
     if not options.skip_align:
         for figure in full_align.measure(options.depth, options.vision_depth, max(cameras)):
             print(figure.line(), flush=True)

@@ -19,7 +19,7 @@ from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
 from selfalign.model.weights import FastWeights
 from tests.benchmarks.figure import Figure, percentile, rounded
-from tests.benchmarks.full_model import pi0_geometry, random_model, timed
+from tests.benchmarks.full_model import full_geometry, random_model, timed
 
 TRANSITIONS = 2
 GOAL = 10.0
@@ -30,7 +30,7 @@ def measure(
 ) -> Iterator[Figure]:
     """`full_align_uncached_over_cached`."""
     torch.set_num_threads(1)
-    policy = random_model(pi0_geometry(depth, vision_depth), gates=True)
+    policy = random_model(full_geometry(depth, vision_depth), gates=True)
     frames = random_frames(policy, cameras)
     with torch.no_grad():
         cached = transitions(policy, frames)

@@ -20,12 +20,12 @@ from tests.parity.stock import stock_arguments, stock_model
 
 T = TypeVar("T")
 
-# Tokens of the prompt, of the 48 that pi0 takes.
-PROMPT = 12
+# Tokens that a prompt may have, and that this one has: pi0.5's holds the state of 14 joints too.
+PROMPTS = {"pi0": (48, 12), "pi05": (200, 64)}
 SLOTS = 3
 
 
-def pi0_geometry(depth: int, vision_depth: int) -> Geometry:
+def full_geometry(depth: int, vision_depth: int, flavour: str = "pi0") -> Geometry:
     """pi0's widths. A vocabulary that small changes no time: its table is only looked up."""
     return Geometry(
         image_size=224,
@@ -40,7 +40,7 @@ def pi0_geometry(depth: int, vision_depth: int) -> Geometry:
         depth=depth,
         head_dim=256,
         vocab_size=1024,
-        prompt_tokens=48,
+        prompt_tokens=PROMPTS[flavour][0],
         action_dim=32,
         horizon=50,
     )
@@ -56,7 +56,9 @@ def random_model(geometry: Geometry, flavour: str = "pi0", *, gates: bool = Fals
     policy = Policy(config)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
-            if "layernorm" in name and name.endswith("weight"):
+            if "norm.dense." in name:
+                parameter.normal_(0.0, 0.2 * config.action.width**-0.5)
+            elif "layernorm" in name and name.endswith("weight"):
                 parameter.normal_(0.0, 0.2)
             if name.endswith("ttt.gate") and gates:
                 parameter.fill_(0.5)
@@ -71,11 +73,11 @@ def cast(policy: Policy, dtype: torch.dtype, *, mixed: bool) -> Policy:
     return policy.freeze("benchmark")
 
 
-def observation(geometry: Geometry, cameras: int) -> Inputs:
+def observation(geometry: Geometry, cameras: int, flavour: str = "pi0") -> Inputs:
     """One observation with the first `cameras` of three cameras; images of all are there."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, geometry.vocab_size, (1, geometry.prompt_tokens))
-    valid = np.arange(geometry.prompt_tokens)[None] < PROMPT
+    valid = np.arange(geometry.prompt_tokens)[None] < PROMPTS[flavour][1]
     chunk = (1, geometry.horizon, geometry.action_dim)
     side = geometry.image_size
     return Inputs(
@@ -103,8 +105,9 @@ class Ours:
         given, cameras = self.given, int(self.given.image_mask.sum())
         images = torch.from_numpy(given.images[:, :cameras])
         mask = torch.ones(1, cameras, dtype=torch.bool)
-        tokens = torch.from_numpy(given.tokens[:, :PROMPT])
-        valid = torch.ones(1, PROMPT, dtype=torch.bool)
+        prompt = int(given.token_mask.sum())
+        tokens = torch.from_numpy(given.tokens[:, :prompt])
+        valid = torch.ones(1, prompt, dtype=torch.bool)
         with torch.inference_mode():
             path = self.policy.act_path(1)
             vision_ms, _ = timed(lambda: path.vision(images.flatten(0, 1)))

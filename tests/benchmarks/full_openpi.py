@@ -1,7 +1,7 @@
-"""openpi's own pi0 in a process of its own, for tests/benchmarks/full.py.
+"""openpi's own pi0 or pi0.5 in a process of its own, for tests/benchmarks/full.py.
 
 Run by the Python of an environment made as tests/parity/make_openpi_fixtures.py says:
-`python full_openpi.py OPENPI_SOURCE FOLDER DEPTH VISION_DEPTH DTYPE`. FOLDER holds the weights and
+`python full_openpi.py OPENPI_SOURCE FOLDER GEOMETRY DTYPE FLAVOUR`. FOLDER holds the weights and
 the observations; every line on standard input is a number of cameras, every line of JSON on
 standard output the processor time of a chunk, which is left in the folder.
 """
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 TESTS = Path(__file__).parents[1]
 
 
-def build(openpi: Path, folder: Path, fields: dict[str, int], dtype: str) -> Any:
+def build(openpi: Path, folder: Path, fields: dict[str, int], dtype: str, flavour: str) -> Any:
     """openpi's model with the weights in the folder; what they lack is never read."""
     sys.path[:0] = [
         str(TESTS / "parity"),
@@ -33,7 +33,7 @@ def build(openpi: Path, folder: Path, fields: dict[str, int], dtype: str) -> Any
     geometry = Geometry(**fields)
     pi0 = shrink(geometry)
     config = SimpleNamespace(
-        pi05=False,
+        pi05=flavour == "pi05",
         paligemma_variant="vlm",
         action_expert_variant="expert",
         dtype=dtype,
@@ -66,10 +66,10 @@ def observation(given: dict[str, torch.Tensor]) -> Any:
     )
 
 
-def main(openpi: Path, folder: Path, fields: dict[str, int], dtype: str) -> None:
+def main(openpi: Path, folder: Path, fields: dict[str, int], dtype: str, flavour: str) -> None:
     """Serve chunks until standard input ends."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    model = build(openpi, folder, fields, dtype)
+    model = build(openpi, folder, fields, dtype, flavour)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         given = load_file(folder / f"given_{line.strip()}.safetensors")
@@ -81,4 +81,4 @@ def main(openpi: Path, folder: Path, fields: dict[str, int], dtype: str) -> None
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), *sys.argv[4:6])

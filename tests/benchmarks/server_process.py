@@ -17,10 +17,15 @@ _IDLE_SHARE = 0.05
 
 
 class ServerProcess:
-    """A running server and an HTTP connection to it. A context manager."""
+    """A running server and an HTTP connection to it. A context manager.
 
-    def __init__(self) -> None:
-        self._process = Process(arguments=("--log-level", "warning"))
+    Args:
+        model: The model to serve; that of the environment, else the shipped one, if None.
+        arguments: More arguments of `python -m server`.
+    """
+
+    def __init__(self, *, model: str | None = None, arguments: tuple[str, ...] = ()) -> None:
+        self._process = Process(model=model, arguments=("--log-level", "warning", *arguments))
         self.http = httpx.Client(timeout=60.0, trust_env=False)
 
     def __enter__(self) -> Self:

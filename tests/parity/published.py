@@ -51,7 +51,13 @@ def seeded_policy(geometry: Geometry, flavour: str) -> Policy:
 def published_weights(policy: Policy) -> dict[str, Tensor]:
     """The tensors that openpi has too, by openpi's names; shared, not copied."""
     named = {published_name(name): tensor for name, tensor in policy.state_dict().items()}
-    return {name: tensor for name, tensor in named.items() if name is not None}
+    # openpi's pi0.5 has its state in the prompt.
+    own = "state_proj." if policy.config.flavour == "pi05" else None
+    return {
+        name: tensor
+        for name, tensor in named.items()
+        if name is not None and not (own and name.startswith(own))
+    }
 
 
 def small_config(geometry: Geometry, flavour: str) -> ModelConfig:

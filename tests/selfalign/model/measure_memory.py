@@ -42,6 +42,8 @@ def main(
     base, told = peak(), {}
     convert(source, folder / "bare", like=GEOMETRIES[geometry](), dtype=dtype)
     told["convert"] = peak() - base
+    # At full width each copy is gigabytes of disk.
+    shutil.rmtree(source)
     attach(folder / "bare", folder / "whole", alignment_depth=1)
     told["attach"] = peak() - base
     shutil.rmtree(folder / "bare")

@@ -46,7 +46,6 @@ def measured(root: Path, geometry: str, *, written: torch.dtype, loaded: str) ->
     print(done.stdout)
     # pytest keeps the folders of three runs, and these are large.
     shutil.rmtree(root / "whole")
-    shutil.rmtree(source)
     return json.loads(done.stdout)
 
 
