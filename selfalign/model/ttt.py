@@ -9,6 +9,7 @@ reconstruct V - K from K; the result lives for this call only. A token takes its
 that it may attend to, no others: else the inner step would leak where attention is masked.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import final
 
 import torch
@@ -109,7 +110,7 @@ class TTTLayer(nn.Module):
             z_k, v_BhTd - k_BhTd, self.norm_weight, self.norm_bias
         )
         # b1 is the weight of an input that is always 1: hence the 1 added to every score.
-        with torch.autocast(x_BTD.device.type, enabled=False):
+        with _without_autocast(x_BTD.device.type):
             scores_BhTT = q_BhTd.float() @ k_BhTd.float().transpose(-1, -2) + 1
             if mask_BTT is not None:
                 scores_BhTT = scores_BhTT * mask_BTT[:, None]
@@ -121,11 +122,18 @@ class TTTLayer(nn.Module):
 
 def apply_weights(x_BhTd: Tensor, W1: Tensor, b1: Tensor) -> Tensor:
     """x W1 + b1 in float32, under autocast too, where W1 may be one per group of samples."""
-    with torch.autocast(x_BhTd.device.type, enabled=False):
+    with _without_autocast(x_BhTd.device.type):
         x = x_BhTd.float()
         if W1.dim() == 3:
             return x @ W1 + b1
         return ungroup_rows(group_rows(x, W1.shape[0]) @ W1 + b1, x.shape[0])
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Autocast switched off, where it is on; the meta device knows none."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def identity_gate(layer: TTTLayer) -> None:

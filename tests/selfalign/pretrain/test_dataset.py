@@ -23,6 +23,7 @@ from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.dataset import DatasetSource, Numbering, open_dataset
 from selfalign.pretrain.dataset_frames import DatasetFrames
 from selfalign.pretrain.inner_loop import InnerLoop
+from selfalign.pretrain.loader import ReadAhead
 from selfalign.pretrain.start import policy_of, recorded
 from tests.fakes.lerobot_dataset import Written, action_of
 from tests.fakes.models import random_policy
@@ -164,7 +165,7 @@ def test_geometry_comes_from_the_model_where_the_file_has_none(init: Path, tmp_p
     held = ModelConfig.load(init / "config.json")
     config = PretrainConfig.load(file, model=held, init=str(init))
     assert config.model == held
-    with pytest.raises(ModelError, match=r"model: Field required"):
+    with pytest.raises(ModelError, match=r"takes that of --init"):
         PretrainConfig.load(file)
     with pytest.raises(ModelError, match=r"data needs init"):
         PretrainConfig.load(file, model=held, data="x")
@@ -337,3 +338,20 @@ def test_policy_of_the_run_is_not_the_one_on_disk(init: Path) -> None:
     with torch.no_grad():
         policy.w0_W1.zero_()
     assert load_policy(init).w0_W1.any(), "training would write into the model directory"
+
+
+def test_batches_that_need_the_policy_are_not_read_ahead(
+    init: Path, dataset: Path, tmp_path: Path
+) -> None:
+    config = make_config(init, dataset)
+    policy = policy_of(config)
+    kept = open_dataset(config, tmp_path, policy)
+    computed = DatasetSource(policy, kept.frames, kept.io.spec)
+    assert (kept.computes, computed.computes) == (False, True)
+    loops = [InnerLoop(config.stage1, 0, policy, data) for data in (kept, computed)]
+    for loop in loops:
+        loop.step(0)
+    ahead, plain = (isinstance(loop._parts, ReadAhead) for loop in loops)
+    loops[0].close()
+    assert ahead
+    assert not plain

@@ -207,6 +207,7 @@ def test_products_with_w_are_those_of_float32_under_autocast() -> None:
         inside = apply_weights(x, w1, b1)
     assert inside.dtype == torch.float32
     assert torch.equal(inside, apply_weights(x, w1, b1))
+    assert apply_weights(x.to("meta"), w1.to("meta"), b1.to("meta")).shape == x.shape
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
