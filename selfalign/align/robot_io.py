@@ -31,8 +31,8 @@ from selfalign.model.weights import FastWeights
 # Images [n, H, W, 3] by camera.
 Frames = dict[str, NDArray[np.uint8]]
 
-# Frames encoded at once: bounds memory, costs nothing in speed.
-_FRAMES = 64
+# Frames encoded at once, and numbers in the widest layer of them: bounds memory, costs no speed.
+_FRAMES, _NUMBERS = 64, 1 << 26
 
 # Sets of instructions whose tokens are kept.
 _PROMPTS = 64
@@ -165,12 +165,19 @@ class RobotIO:
         """Prefixes of n recorded frames [n, H, W, 3] by camera, under alignment's empty prompt."""
         count = len(next(iter(frames.values())))
         parts: list[Prefix] = []
-        for start in range(0, count, _FRAMES):
-            part = {name: images[start : start + _FRAMES] for name, images in frames.items()}
+        step = self._frames_at_once()
+        for start in range(0, count, step):
+            part = {name: images[start : start + step] for name, images in frames.items()}
             images, mask = self._images(part)
             tokens, token_mask = self._tokens([""] * len(images))
             parts.append(self.policy.prefix(images, mask, tokens, token_mask))
         return Prefix.cat(parts)
+
+    def _frames_at_once(self) -> int:
+        """At full size the MLP of one frame of three cameras takes 25 MB in bfloat16."""
+        config = self.policy.config
+        tokens = len(self.spec.cameras) * config.vision.tokens + 1
+        return max(1, min(_FRAMES, _NUMBERS // (tokens * config.language.mlp_dim)))
 
     def transitions(
         self,

@@ -27,12 +27,16 @@ def attention(
 def by_products(
     query_BhRe: Tensor, key_BhKe: Tensor, value_BhKe: Tensor, bias: Tensor | None, scale: float
 ) -> Tensor:
-    """The same, written out."""
-    parts: list[Tensor] = []
-    for first in range(0, query_BhRe.shape[2], _ROWS):
-        rows = slice(first, first + _ROWS)
-        scores = (query_BhRe[:, :, rows] @ key_BhKe.transpose(-1, -2)).float() * scale
-        if bias is not None:
-            scores = scores + (bias if bias.shape[2] == 1 else bias[:, :, rows])
-        parts.append(scores.softmax(-1).to(value_BhKe.dtype) @ value_BhKe)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    """The same, written out, for one sample after the other: scores take little memory."""
+    out_BhRe = torch.empty_like(query_BhRe)
+    for sample in range(len(query_BhRe)):
+        key_heK, value_hKe = key_BhKe[sample].transpose(-1, -2), value_BhKe[sample]
+        for first in range(0, query_BhRe.shape[2], _ROWS):
+            rows = slice(first, first + _ROWS)
+            scores_hRK = (query_BhRe[sample, :, rows] @ key_heK).float() * scale
+            if bias is not None:
+                one = bias[sample]
+                scores_hRK = scores_hRK + (one if one.shape[1] == 1 else one[:, rows])
+            weights_hRK = scores_hRK.softmax(-1).to(value_hKe.dtype)
+            out_BhRe[sample, :, rows] = weights_hRK @ value_hKe
+    return out_BhRe

@@ -193,6 +193,24 @@ def test_many_frames_are_encoded_in_parts_with_equal_results() -> None:
     torch.testing.assert_close(every.key_values[-1], last.key_values[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_large_model_encodes_fewer_frames_at_once() -> None:
+    policy = random_policy()
+    io, episode = RobotIO(policy, make_spec()), make_episode(4)
+    batches, encode = [], policy.prefix
+
+    def counted(frames: torch.Tensor, *rest: torch.Tensor) -> Prefix:
+        batches.append(len(frames))
+        return encode(frames, *rest)
+
+    policy.prefix = counted  # type: ignore[method-assign]
+    io.frame_prefixes(dict(episode.images))
+    # Only its sizes are read there: 16 million numbers in the MLP for one image token.
+    wide = policy.config.language.model_copy(update={"mlp_dim": 1 << 24})
+    policy.config = policy.config.model_copy(update={"language": wide})
+    io.frame_prefixes(dict(episode.images))
+    assert batches == [4, 1, 1, 1, 1]
+
+
 def test_no_transition_crosses_a_gap_in_time() -> None:
     policy = random_policy()
     io, episode = RobotIO(policy, make_spec()), make_episode(10)
