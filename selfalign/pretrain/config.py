@@ -61,6 +61,9 @@ class ContrastiveTrainingConfig(ContrastiveConfig):
     """The contrastive loss and its views, for some slots of every iteration."""
 
     slots: int = Field(4, ge=1, description="Slots of an iteration that it is computed for")
+    gradient_clip: float = Field(
+        0.5, gt=0, description="Largest norm of its gradient, before the sum of all is clipped"
+    )
     appearance: AppearanceConfig = AppearanceConfig()
     renumbering: EmbodimentAugmentationConfig = EmbodimentAugmentationConfig()
 

@@ -31,6 +31,7 @@ from selfalign.model.weights import FastWeights
 from selfalign.pretrain.batches import moved
 from selfalign.pretrain.config import Stage1Config
 from selfalign.pretrain.embodiments import Embodiment
+from selfalign.pretrain.inner_loop import trunk_of
 from selfalign.pretrain.pixels import to_pixels
 from selfalign.pretrain.stage1_data import Stage1Data, TrainingData
 from selfalign.sim.action_spaces import WORKSPACE_HIGH, WORKSPACE_LOW
@@ -72,8 +73,24 @@ class StageOneContrast:
         with _twice_differentiable(self._policy):
             full = w.combine(self._policy.live_w0(), torch.add)
             report = self._loss(self._policy, *views, full)
-            (self._config.lambda_contrastive * report.loss).backward()
-        return report.metrics
+            norm = self._add_gradient(self._config.lambda_contrastive * report.loss)
+        return report.metrics | {"contrastive/gradient": norm}
+
+    def _add_gradient(self, loss: Tensor) -> float:
+        """Add the gradient of a loss to the trunk's, clipped by itself; its norm before.
+
+        Where positives are far from anchors it is ten times that of all other losses, and clipping
+        the sum would leave nothing of these.
+        """
+        trunk = list(trunk_of(self._policy).values())
+        found = torch.autograd.grad(loss, trunk, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(trunk, found, strict=True) if g is not None]
+        norm = torch.stack([g.norm() for _, g in pairs]).norm()
+        share = (self._config.contrastive.gradient_clip / norm.clamp_min(1e-12)).clamp_max(1.0)
+        for parameter, gradient in pairs:
+            own = gradient * share
+            parameter.grad = own if parameter.grad is None else parameter.grad + own
+        return float(norm)
 
     def views(self, embodiments: list[Embodiment], rng: np.random.Generator) -> Views:
         """Anchor and positive [B] and negatives [K * B] of the same transitions."""

@@ -37,9 +37,14 @@ def data(recorded: Path, config: PretrainConfig, cache: PrefixCache) -> Stage1Da
     return Stage1Data(make_policy(config), Recording(recorded / "recording"), cache, 1)
 
 
-def settings_of(config: PretrainConfig, strength: float = 1.0, weight: float = 0.1) -> Stage1Config:
+def settings_of(
+    config: PretrainConfig, strength: float = 1.0, weight: float = 0.1, clip: float = 1e6
+) -> Stage1Config:
     contrastive = ContrastiveTrainingConfig(
-        slots=N, num_negative_samples=K, appearance=AppearanceConfig(strength=strength)
+        slots=N,
+        num_negative_samples=K,
+        gradient_clip=clip,
+        appearance=AppearanceConfig(strength=strength),
     )
     update = {"lambda_contrastive": weight, "contrastive": contrastive}
     return config.stage1.model_copy(update=update)
@@ -137,6 +142,24 @@ def test_gradient_is_weighted_by_lambda(data: Stage1Data, config: PretrainConfig
         assert policy.w0_W1.grad is not None
         gradients.append(policy.w0_W1.grad.clone())
     torch.testing.assert_close(gradients[1], 2 * gradients[0])
+
+
+def test_gradient_is_clipped_by_itself_and_added(data: Stage1Data, config: PretrainConfig) -> None:
+    policy = data.policy
+    embodiments = [data.draw(s, s, 0.0, config.stage1) for s in (1, 2)]
+    found = {}
+    for clip in (1e6, 1e-3):
+        for parameter in policy.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        contrast = StageOneContrast(settings_of(config, clip=clip), 0, policy, data)
+        metrics = contrast.backward(embodiments, random_w(policy, 2), 5)
+        added = [p.grad - 1 for p in policy.parameters() if p.grad is not None]
+        found[clip] = torch.stack([g.double().norm() for g in added]).norm()
+        assert metrics["contrastive/gradient"] > 1e-3
+        if clip > 1:
+            expected = metrics["contrastive/gradient"]
+            assert float(found[clip]) == pytest.approx(expected, rel=0.02)
+    assert float(found[1e-3]) == pytest.approx(1e-3, rel=0.05)
 
 
 def test_policy_keeps_its_attention_and_checkpointing(
