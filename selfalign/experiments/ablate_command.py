@@ -70,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--config", default="tiny", metavar="FILE|NAME", help="what is varied (default tiny)")
+    add("--config", default="ablation", metavar="FILE|NAME", help="(default ablation)")
     add("--iterations", type=count, metavar="N", help="of the inner loop, instead of the config's")
     add(
         "--start",

@@ -13,6 +13,7 @@ from typing import Any, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from selfalign.align.aligner import AlignmentConfig
 from selfalign.experiments.ablation_axes import (
     UnavailableVariant,
     Variant,
@@ -48,11 +49,17 @@ class AblationConfig(BaseModel):
         """Seconds of play of each N."""
         return [count * self.trajectory_seconds for count in self.trajectories]
 
-    def settings_of(self, variant: Variant) -> Settings:
-        """The evaluation of a variant. Raises UnavailableVariant."""
+    def settings_of(self, variant: Variant, inner: AlignmentConfig | None = None) -> Settings:
+        """The evaluation of a variant, which aligns as its training did if `inner` is given.
+
+        Raises:
+            UnavailableVariant: it sets what is not there.
+        """
         play_s = self.play_seconds
         methods = dict.fromkeys(self.method_of(variant, seconds) for seconds in (0.0, *play_s))
-        update = {"methods": tuple(methods), "play_seconds": play_s[-1]}
+        update: dict[str, Any] = {"methods": tuple(methods), "play_seconds": play_s[-1]}
+        if inner is not None:
+            update["alignment"] = inner
         changed = self.settings.model_copy(update=update)
         return override(changed, variant.settings, variant.name)
 
@@ -142,8 +149,9 @@ def run_variant(
     Raises:
         UnavailableVariant: it sets what is not there, or needs training.
     """
-    settings = config.settings_of(variant)
-    model, cost = _model_of(variant, place)
+    trained = None if place.training is None else training_of(variant, place.training[1])
+    settings = config.settings_of(variant, trained.stage1.inner if trained else None)
+    model, cost = _model_of(variant, place, trained)
     work = [(cell, settings) for cell in cells]
     found = evaluate(model, work, place.cache, jobs=place.jobs, begun=begun, ended=ended)
     results = (
@@ -153,11 +161,12 @@ def run_variant(
     return VariantResult(variant, config, model, tuple(results), cost)
 
 
-def _model_of(variant: Variant, place: Place) -> tuple[Path, Cost | None]:
-    if place.training is not None:
+def _model_of(
+    variant: Variant, place: Place, trained: PretrainConfig | None
+) -> tuple[Path, Cost | None]:
+    if place.training is not None and trained is not None:
         training, common = place.training
-        wanted = training_of(variant, common)
-        return training.train(wanted, common), Cost.of(training.run_of(wanted))
+        return training.train(trained, common), Cost.of(training.run_of(trained))
     if variant.needs_training:
         raise UnavailableVariant(f"variant {variant.name!r} needs training: not with --stage2-only")
     return place.model, None

@@ -201,6 +201,9 @@ def _link(shared: Path, run: Path) -> None:
 def _pretrain(config: PretrainConfig, run: Path) -> None:
     """Train, and add up what it takes even if it is stopped."""
     before, is_done = Cost.of(run), False
+    if config.stage1.compile:
+        # Else what the variants before have compiled counts towards the limit of recompilations.
+        torch.compiler.reset()
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     reset_peak()
     try:

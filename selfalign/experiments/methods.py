@@ -7,6 +7,7 @@
     play_<s>           aligned on the first s seconds of play
     global_<s>         one W for this robot and 8 others, aligned on s seconds of play of each
     per_sample         W0 in every episode, aligned meanwhile on what that episode did so far
+    aligned_online     the same from the aligned W, without gates
     demos_<n>          W fitted with the labels of n demonstrations
     early_stop         aligned with as many steps as the play kept back is predicted best after
     random_w           as far from W0 as the aligned W, in a random direction
@@ -141,6 +142,11 @@ def _per_sample(bench: Bench) -> Candidate:
     return Candidate("per_sample", bench.policy.base_w(), is_online=True)
 
 
+def _aligned_online(bench: Bench) -> Candidate:
+    w = bench.alignment.w[bench.settings.steps]
+    return Candidate("aligned_online", w, is_online=True)
+
+
 def _gate_closed(bench: Bench) -> Candidate:
     closed = copy.deepcopy(bench.policy)
     for module in closed.modules():
@@ -265,4 +271,5 @@ _METHODS: Final[dict[str, Callable[[Bench], Candidate | FastWeights]]] = {
     "bc": _bc,
     "analytic": _analytic,
     "per_sample": _per_sample,
+    "aligned_online": _aligned_online,
 }

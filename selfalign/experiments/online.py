@@ -1,6 +1,6 @@
-"""A W for one episode: it starts from W0 and learns from what this episode has done so far.
+"""A W for one episode: it goes on from a given W and learns from what this episode did so far.
 
-Nothing is kept from one episode to the next, and no play is recorded before.
+Nothing is kept from one episode to the next.
 """
 
 from typing import final
@@ -23,14 +23,17 @@ class OnlineW:
 
     Args:
         io: The robot.
+        w: What the episode starts with.
         aligner: Whose losses and batch size are taken.
         steps: Alignment steps after each chunk.
         seed: Of the draws.
     """
 
-    def __init__(self, io: RobotIO, aligner: Aligner, *, steps: int, seed: int) -> None:
+    def __init__(
+        self, io: RobotIO, w: FastWeights, aligner: Aligner, *, steps: int, seed: int
+    ) -> None:
         self._io, self._aligner, self._steps = io, aligner, steps
-        self._state = aligner.start(io.policy.base_w())
+        self._state = aligner.start(w)
         self._generator = torch.Generator().manual_seed(seed)
         self._seen: list[Observation] = []
         self._done: list[NDArray[np.float32]] = []

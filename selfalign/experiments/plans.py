@@ -48,6 +48,7 @@ BASELINES: Final = (
     "lora",
     "gate_closed",
     "per_sample",
+    "aligned_online",
     "analytic",
     "demos_1",
     "demos_5",

@@ -61,7 +61,7 @@ class Settings(BaseModel):
     early_steps: tuple[int, ...] = Field(
         (5, 10, 20, 35, 50, 75, 100), min_length=1, description="What method early_stop chooses of"
     )
-    online_steps: int = Field(5, ge=1, description="Alignment steps a chunk of method per_sample")
+    online_steps: int = Field(5, ge=1, description="Alignment steps a chunk, within an episode")
     bc_model: Path | None = Field(None, description="Model directory of method bc")
 
     def episodes_of(self, index: int) -> int:

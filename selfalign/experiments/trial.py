@@ -107,5 +107,5 @@ class Trials:
 
 def _online(bench: Bench, io: RobotIO, found: Candidate, start: int) -> Episode:
     aligner = Aligner(io.policy, bench.settings.alignment)
-    online = OnlineW(io, aligner, steps=bench.settings.online_steps, seed=start)
+    online = OnlineW(io, found.w, aligner, steps=bench.settings.online_steps, seed=start)
     return Episode(found.label, found.w, start, online)

@@ -67,6 +67,8 @@ def test_a_loss_that_is_off_is_off_at_both_stages() -> None:
     settings = AblationConfig().settings_of(only)
     for weights in (config, settings.alignment):
         assert [weights.of(n) for n in ("perception", "inverse_dynamics", "dynamics")] == [0, 0, 1]
+    rate = config.model_copy(update={"learning_rate": 0.5})
+    assert AblationConfig().settings_of(only, rate).alignment == rate
     assert settings.methods == ("base", "play_5", "play_10", "aligned")
     assert settings.play_seconds == 15.0
     assert AblationConfig().settings_of(variant("losses", "baseline")).methods == ("base",)

@@ -113,7 +113,8 @@ def test_strangers_play_is_made_once_and_this_robot_stays_set_up(bench: Bench) -
 
 def test_an_episode_that_learns_goes_its_own_way_from_w0(bench: Bench, policy: Policy) -> None:
     def learner(steps: int) -> OnlineW:
-        return OnlineW(bench.io, Aligner(policy, SETTINGS.alignment), steps=steps, seed=1)
+        aligner = Aligner(policy, SETTINGS.alignment)
+        return OnlineW(bench.io, policy.base_w(), aligner, steps=steps, seed=1)
 
     online = learner(2)
     roll_out(bench.io, bench.stage, [Episode("online", policy.base_w(), 5, online)])
@@ -123,10 +124,19 @@ def test_an_episode_that_learns_goes_its_own_way_from_w0(bench: Bench, policy: P
     assert torch.equal(online.w.W1, again.w.W1)
 
 
+def test_an_episode_may_go_on_from_the_aligned_w(bench: Bench) -> None:
+    found, aligned = candidate(bench, "aligned_online"), candidate(bench, "aligned")
+    assert found.is_online
+    assert torch.equal(found.w.W1, aligned.w.W1)
+    online = OnlineW(bench.io, found.w, Aligner(bench.policy), steps=1, seed=0)
+    assert torch.equal(online.w.W1, aligned.w.W1)
+
+
 def test_what_an_episode_learns_from_is_its_own_transitions(bench: Bench, policy: Policy) -> None:
     """Gathered chunk by chunk, they are those of the whole episode as play."""
     play = bench.play(1.0)
-    online = OnlineW(bench.io, Aligner(policy, SETTINGS.alignment), steps=1, seed=0)
+    aligner = Aligner(policy, SETTINGS.alignment)
+    online = OnlineW(bench.io, policy.base_w(), aligner, steps=1, seed=0)
     seen = [
         Observation({n: x[i] for n, x in play.images.items()}, play.state[i], "")
         for i in range(len(play))
