@@ -77,6 +77,19 @@ def test_messages_that_come_at_once_are_answered_one_by_one_in_order(
         assert [socket.recv(WAIT_S) for _ in sent] == sent
 
 
+def test_a_crowd_that_waited_and_is_then_answered_at_once_needs_no_deep_stack() -> None:
+    def take(line: DirectLine, data: bytes, data_format: Format) -> None:
+        (echo_later if data == b"0" else echo)(line, data, data_format)
+
+    sent = [str(n).encode() for n in range(3000)]
+    with lined(take) as url, connect(url, max_queue=None) as socket:
+        for message in sent:
+            socket.protocol.send_binary(message)
+        # One write, so that all of them are there before the first is answered.
+        socket.socket.sendall(b"".join(socket.protocol.data_to_send()))
+        assert [socket.recv(WAIT_S) for _ in sent] == sent
+
+
 def test_fragments_are_one_message_and_text_stays_text() -> None:
     with lined(echo) as url, connect(url) as socket:
         socket.send([b"ab", b"cd"])
