@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 import torch
-from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfalign.model.checkpoint import load_policy, shipped_model_dir
@@ -60,11 +59,6 @@ class Geometry:
         self.bytes_per_number = bytes_per_number
         with torch.device("meta"):
             self.policy = Policy(config)
-        # Autocast knows no meta device; fake tensors have shapes alone, too, and say that they are
-        # on a CPU.
-        self._shapes_only = FakeTensorMode()
-        with self._shapes_only:
-            self.policy._apply(lambda held: torch.empty(held.shape, dtype=held.dtype))
         # Attention as plain products, which are counted wherever it runs.
         self.policy.use_eager_attention(True)
         self.parts = self.policy.num_parameters()
@@ -84,7 +78,7 @@ class Geometry:
     def flops_of_prefix(self) -> int:
         """Of one camera and the empty prompt; counts a product of n numbers as 2n operations."""
         config = self.config
-        with self._shapes_only, FlopCounterMode(display=False) as counter:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
             images = torch.zeros(1, 1, 3, config.vision.image_size, config.vision.image_size)
             ones = torch.ones(1, _PROMPT, dtype=torch.bool)
             tokens = torch.zeros(1, _PROMPT, dtype=torch.int64)
@@ -94,7 +88,7 @@ class Geometry:
     def flops_of_pass(self) -> int:
         """Of one transition through action expert, alignment expert and heads, forward."""
         c = self.config
-        with self._shapes_only:
+        with torch.device("meta"):
             shape = (1, c.language.depth, 2, c.language.kv_heads, self.prefix_tokens)
             seen = torch.ones(1, 1, dtype=torch.bool)
             now = Prefix(
