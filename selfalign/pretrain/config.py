@@ -105,6 +105,12 @@ class Stage1Config(_Frozen):
     gradient_clip: float = Field(1.0, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)
     action_weight: float = Field(1.0, ge=0)
+    most_weight: float = Field(
+        1.0,
+        ge=1,
+        description="An embodiment's action error may be weighted so much more or less, to make "
+        "errors of equal motion equal in spaces of wide and narrow limits [1: never]",
+    )
     compile: bool = Field(False, description="Minutes at first, then 1.7x faster [on CPU]")
     accumulate: int = Field(
         1, ge=1, description="Micro-batches that the slots of an iteration are cut into"

@@ -4,7 +4,7 @@ Shape key: n rows of a group, N rows of a recording, A action numbers of the mod
 k stride.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from selfalign.align.targets import aligned_numbers
 from selfalign.data.recording import Recording
 from selfalign.model.config import ModelConfig
-from selfalign.sim.action_spaces import ActionSpace, normalised_label, random_space
+from selfalign.sim.action_spaces import ActionSpace, ToolDelta, normalised_label, random_space
+from selfalign.sim.motion import Command
 from selfalign.sim.recording import commands_of
 from selfalign.sim.robots import Arm, make_arm
 
@@ -42,6 +43,9 @@ class Embodiment:
     `action_mask` [A] says which numbers the robot has, `aligned_mask` [A] which of them alignment
     predicts.
 
+    `motion` is the mean square of what its labels say beyond standing still, as a multiple of that
+    in the plain tool frame: wide limits make the numbers of the same motion small.
+
     Its W is aligned on `support` transitions and judged on `query` transitions, which lie in other
     episodes where the group has several.
     """
@@ -53,6 +57,7 @@ class Embodiment:
     aligned_mask: NDArray[np.bool_]
     support: NDArray[np.int64]
     query: NDArray[np.int64]
+    motion: float
 
 
 def load_groups(recording: Recording, config: ModelConfig) -> list[Group]:
@@ -90,14 +95,25 @@ def relabel(
         "tool_target",
     )
     rows = {name: np.asarray(recording[name][group.start : group.stop]) for name in fields}
-    labels = normalised_label(space, commands_of(rows, group.arm.joint_count), group.arm)
+    command = commands_of(rows, group.arm.joint_count)
+    labels = normalised_label(space, command, group.arm)
     n, count = labels.shape
     actions = np.zeros((n, width), np.float32)
     actions[:, :count] = labels
     aligned = aligned_numbers((limit.name for limit in space.dims(group.arm)), width)
     first, second = np.array_split(group.transitions, 2)
     support, query = (second, first) if swap else (first, second)
-    return Embodiment(group, space, actions, np.arange(width) < count, aligned, support, query)
+    motion = _motion(space, command, group.arm) / _motion(ToolDelta(), command, group.arm)
+    has = np.arange(width) < count
+    return Embodiment(group, space, actions, has, aligned, support, query, motion)
+
+
+def _motion(space: ActionSpace, command: Command, arm: Arm) -> float:
+    """Mean square of the labels, less what they are for an arm that stands still; no gripper."""
+    measured = command.measured
+    still = replace(command, tool_target=measured.tool, joint_target=measured.joints)
+    shift = normalised_label(space, command, arm) - normalised_label(space, still, arm)
+    return max(float(np.square(shift[:, :-1]).mean()), 1e-9)
 
 
 def draw_space(rng: np.random.Generator, shares: dict[str, float], arm: Arm) -> ActionSpace:

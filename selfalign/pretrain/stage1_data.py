@@ -3,8 +3,9 @@
 Shape key: n embodiments, B = n * count rows, H horizon, A action numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Protocol, TypeVar, final
+from typing import Any, Literal, Protocol, TypeVar, final
 
 import numpy as np
 import torch
@@ -86,9 +87,12 @@ class Stage1Data:
         cache: PrefixCache,
         held_out: int,
         labelled: LabelledPlay | None = None,
+        *,
+        most_weight: float = 1.0,
     ) -> None:
         self.policy = policy
         self.labelled = labelled
+        self.most_weight = most_weight
         self.recording = recording
         self.cache = cache
         groups = load_groups(recording, policy.config)
@@ -171,7 +175,10 @@ class Stage1Data:
     def demonstrations(
         self, embodiments: list[Embodiment], draws: Draws, count: int
     ) -> tuple[Prefix, Tensor, Tensor, Tensor]:
-        """Prefix, state, chunk [B, H, A] and action mask [B, A] of random demonstration frames."""
+        """Prefix, state, chunk [B, H, A] and action mask [B, A] of random demonstration frames.
+
+        The mask of a number that the robot has is the weight of its error: see `_weighted`.
+        """
         horizon = self.policy.config.horizon
         rngs = each(draws, len(embodiments))
         rows = [rng.choice(e.group.chunks, count) for e, rng in zip(embodiments, rngs, strict=True)]
@@ -181,7 +188,7 @@ class Stage1Data:
         ]
         at = torch.from_numpy(np.concatenate(rows))
         chunk = torch.from_numpy(np.concatenate(chunks))
-        mask = _repeat([e.action_mask for e in embodiments], count)
+        mask = _repeat([self._weighted(e) for e in embodiments], count)
         return self.cache.at(at), self.states[at], chunk, mask
 
     def policy_frames(
@@ -203,8 +210,13 @@ class Stage1Data:
             Prefix.cat([_padded(prefix, longest), _padded(shown[0], longest)]).index(order),
             torch.cat([self.states[torch.from_numpy(rows)], shown[1]])[order],
             torch.cat([chunk, shown[2]])[order],
-            _repeat([e.action_mask for e in embodiments], count),
+            _repeat([self._weighted(e) for e in embodiments], count),
         )
+
+    def _weighted(self, embodiment: Embodiment) -> NDArray[np.float32]:
+        """The action mask [A] by what makes errors of equal motion equal, `most_weight` at most."""
+        weight = np.clip(1 / embodiment.motion, 1 / self.most_weight, self.most_weight)
+        return embodiment.action_mask * np.float32(weight)
 
 
 def _is_usable(group: Group) -> bool:
@@ -212,7 +224,7 @@ def _is_usable(group: Group) -> bool:
     return len(group.transitions) >= 32 and len(group.chunks) >= 8
 
 
-def _repeat(masks: list[NDArray[np.bool_]], count: int) -> Tensor:
+def _repeat(masks: Sequence[NDArray[Any]], count: int) -> Tensor:
     """Each mask `count` times: [n * count, A]."""
     return torch.from_numpy(np.stack(masks)).repeat_interleave(count, dim=0)
 

@@ -88,7 +88,8 @@ def open_data(config: PretrainConfig, run: Path, policy: Policy) -> Stage1Data:
         build_cache(policy, recording, path)
     cache = PrefixCache.load(path, config.model.vision.tokens)
     labelled = open_labelled(config, run, policy, recording) if config.stage1.hindsight else None
-    return Stage1Data(policy, recording, cache, config.record.held_out_groups, labelled)
+    held_out, most = config.record.held_out_groups, config.stage1.most_weight
+    return Stage1Data(policy, recording, cache, held_out, labelled, most_weight=most)
 
 
 def open_labelled(

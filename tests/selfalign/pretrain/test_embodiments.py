@@ -11,10 +11,12 @@ from selfalign.align.robot_io import RobotIO
 from selfalign.data.normalisation import Normaliser
 from selfalign.data.recording import PLAY, Recording
 from selfalign.model.checkpoint import make_dummy_policy
+from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import build_cache, play_length
 from selfalign.pretrain.config import PretrainConfig
 from selfalign.pretrain.embodiments import draw_space, load_groups, normalised_states, relabel
-from selfalign.sim.action_spaces import FAMILIES
+from selfalign.pretrain.stage1_data import Stage1Data
+from selfalign.sim.action_spaces import FAMILIES, ActionSpace, ToolAbsolute, ToolDelta
 from selfalign.sim.env import SimEnv
 from selfalign.sim.play import RandomPlay
 from selfalign.sim.recording import record_episode
@@ -121,3 +123,31 @@ def test_recorded_play_is_what_the_robot_measures_when_it_plays_through_its_spac
                 atol=1e-3,
             )
             env.step(env.action_space.encode(play.command(env)))
+
+
+def test_motion_is_how_large_a_space_makes_the_numbers_of_the_same_motion(
+    recording: Recording,
+) -> None:
+    group = load_groups(recording, make_dummy_policy().config)[0]
+
+    def motion(space: ActionSpace) -> float:
+        return relabel(recording, group, space, 32).motion
+
+    assert motion(ToolDelta()) == pytest.approx(1)
+    assert motion(ToolDelta(scale=0.5)) == pytest.approx(4, rel=1e-4)
+    # The same displacements, in limits of 0.36 m instead of 0.04; where the tool is does not count.
+    assert motion(ToolAbsolute(offset=np.ones(3))) == pytest.approx((0.04 / 0.36) ** 2, rel=1e-3)
+
+
+def test_errors_are_weighted_by_motion_within_bounds(
+    recording: Recording, config: PretrainConfig
+) -> None:
+    torch.manual_seed(0)
+    policy = Policy(config.model)
+    cache = build_cache(policy, recording)
+    for most, expected in ((1.0, 1.0), (2.0, 0.5), (8.0, 0.25)):
+        data = Stage1Data(policy, recording, cache, 1, most_weight=most)
+        embodiment = relabel(recording, data.train_groups[0], ToolDelta(scale=0.5), 32)
+        mask = data.policy_frames([embodiment], np.random.default_rng(0), 3)[3]
+        assert mask[:, :4].unique().tolist() == pytest.approx([expected], rel=1e-4)
+        assert not mask[:, 4:].any()
