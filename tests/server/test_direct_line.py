@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -96,6 +97,60 @@ def test_fragments_are_one_message_and_text_stays_text() -> None:
         assert socket.recv(WAIT_S) == b"abcd"
         socket.send(["grü", "ß"])
         assert socket.recv(WAIT_S) == "grüß"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mixture_of_frames_cut_anywhere_is_read_as_uvicorn_reads_it(seed: int) -> None:
+    rng = random.Random(seed)
+    sent: list[str | bytes] = []
+    pings = 0
+    with lined(rng.choice([echo, echo_later])) as url, connect(url, max_queue=None) as socket:
+        protocol = socket.protocol
+        for _ in range(60):
+            data = rng.randbytes(rng.choice([0, 1, 5, 125, 126, 200, 70_000]))
+            kind = rng.randrange(4)
+            if kind == 0:
+                protocol.send_binary(data)
+                sent.append(data)
+            elif kind == 1:
+                protocol.send_text(data.hex().encode())
+                sent.append(data.hex())
+            elif kind == 2:
+                protocol.send_binary(data[:3], fin=False)
+                protocol.send_ping(bytes([pings]))
+                protocol.send_continuation(data[3:], fin=True)
+                sent.append(data)
+                pings += 1
+            else:
+                protocol.send_ping(bytes([pings]))
+                pings += 1
+        stream = b"".join(protocol.data_to_send())
+        while stream:
+            size = rng.choice([1, 2, 7, 1000, 100_000])
+            socket.socket.sendall(stream[:size])
+            stream = stream[size:]
+        assert [socket.recv(WAIT_S) for _ in sent] == sent
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\x82\x01x", 1002),  # not masked
+        (b"\xc2\x80\0\0\0\0", 1002),  # a reserved bit
+        (b"\x83\x80\0\0\0\0", 1002),  # an opcode that there is not
+        (b"\x80\x80\0\0\0\0", 1002),  # goes on with nothing
+        (b"\x02\x80\0\0\0\0\x82\x80\0\0\0\0", 1002),  # a message within another
+        (b"\x89\xfe\0\x7e\0\0\0\0" + bytes(126), 1002),  # a ping that is too long
+        (b"\x82\xff" + (2**40).to_bytes(8, "big"), 1009),  # more than is accepted
+    ],
+)
+def test_frames_that_break_the_rules_end_the_connection(data: bytes, code: int) -> None:
+    with lined(echo) as url, connect(url) as socket:
+        socket.send(b"x")
+        assert socket.recv(WAIT_S) == b"x"
+        socket.socket.sendall(data)
+        with pytest.raises(ConnectionClosed, match=str(code)):
+            socket.recv(WAIT_S)
 
 
 def test_text_that_is_no_text_ends_the_connection() -> None:
