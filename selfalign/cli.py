@@ -200,6 +200,8 @@ def _info(arguments: argparse.Namespace) -> None:
     print(f"base sha256    {policy.base_sha256}")
     side = config.vision.image_size
     print(f"cameras        up to {config.max_cameras} of {side} x {side} pixels")
+    if config.cameras:
+        print(f"               in this order: {', '.join(config.cameras)}")
     print(f"state, action  up to {config.state_dim} and {config.action_dim} numbers")
     print(f"chunk          {config.horizon} actions in {config.flow_steps} flow steps")
     print(f"transition     {config.stride} control steps")

@@ -255,7 +255,7 @@ class RobotIO:
                 got=f"{error.tokens} tokens of text",
                 expected=f"at most {error.limit}; use fewer or plainer words",
             ) from None
-        return tokens.to(self.device), mask.to(self.device)
+        return upload(tokens, self.device), upload(mask, self.device)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         # A copy, since the masks of a normaliser are read-only.

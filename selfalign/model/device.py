@@ -34,11 +34,11 @@ def checked_device(name: str) -> torch.device:
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Host memory to a device. To a GPU through page-locked memory, without waiting for the copy.
+    """To a device. From the host to a GPU through page-locked memory, without waiting.
 
     The page-locked copy may be dropped: its allocator keeps it until the stream has read it.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

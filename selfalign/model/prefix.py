@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfalign.model.device import upload
 from selfalign.model.gemma import KeyValue
 
 
@@ -105,13 +106,13 @@ class Prefix:
         return self.mask.sum(-1)
 
     def to(self, device: torch.device) -> Self:
-        """This prefix on a device; pinned memory is copied without waiting."""
+        """This prefix on a device; `upload` says how it gets there."""
         return type(self)(
-            self.key_values.to(device, non_blocking=True),
-            self.mask.to(device, non_blocking=True),
+            upload(self.key_values, device),
+            upload(self.mask, device),
             self.image_tokens,
-            self.features.to(device, non_blocking=True),
-            self.feature_mask.to(device, non_blocking=True),
+            upload(self.features, device),
+            upload(self.feature_mask, device),
         )
 
     def image_mask(self) -> Tensor:

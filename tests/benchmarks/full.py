@@ -184,7 +184,8 @@ def main(arguments: list[str]) -> int:
     for flavour in options.flavours:
         geometry = full_geometry(options.depth, options.vision_depth, flavour)
         for dtype in options.dtypes:
-            policy = cast(random_model(geometry, flavour), getattr(torch, dtype), mixed=True)
+            precision = getattr(torch, dtype)
+            policy = cast(random_model(geometry, flavour, dtype=precision), precision, mixed=True)
             for figure in against(options.rivals, policy, geometry, cameras, options.repeats):
                 print(figure.line(), flush=True)
     if not options.skip_align:

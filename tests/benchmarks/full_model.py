@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,14 +47,34 @@ def full_geometry(depth: int, vision_depth: int, flavour: str = "pi0") -> Geomet
     )
 
 
-def random_model(geometry: Geometry, flavour: str = "pi0", *, gates: bool = False) -> Policy:
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Models are made in this precision: in float32 a full one would not fit before its cast."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def random_model(
+    geometry: Geometry,
+    flavour: str = "pi0",
+    *,
+    gates: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
     """A frozen policy whose norms are away from zero; `gates` opens its TTT layers."""
     torch.manual_seed(0)
     config = small_config(geometry, flavour)
     # The mean of the image tokens, as published models have it: no weights of its own.
     vision = config.vision.model_copy(update={"readout": "mean"})
     config = config.model_copy(update={"vision": vision, "feature_dim": vision.token_width})
-    policy = Policy(config)
+    with default_dtype(dtype):
+        policy = Policy(config)
+    for fast in (policy.w0_W1, policy.w0_b1):
+        fast.data = fast.data.float()
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             if "norm.dense." in name:
@@ -68,8 +89,9 @@ def random_model(geometry: Geometry, flavour: str = "pi0", *, gates: bool = Fals
 def cast(policy: Policy, dtype: torch.dtype, *, mixed: bool) -> Policy:
     """Round the weights; `mixed` keeps float32 what openpi keeps."""
     for name, parameter in policy.named_parameters():
-        if not name.startswith("w0_") and not (mixed and keeps_float32(name)):
-            parameter.data = parameter.data.to(dtype)
+        if not name.startswith("w0_"):
+            kept = mixed and keeps_float32(name)
+            parameter.data = parameter.data.to(torch.float32 if kept else dtype)
     return policy.freeze("benchmark")
 
 
@@ -133,7 +155,8 @@ class Stock:
 
     def __init__(self, geometry: Geometry, policy: Policy) -> None:
         self.geometry = geometry
-        self.model = stock_model(geometry, exact_time=True, weights_of=policy)
+        with default_dtype(policy.dtype):
+            self.model = stock_model(geometry, exact_time=True, weights_of=policy)
 
     def chunk(self, given: Inputs) -> tuple[Tensor, dict[str, float]]:
         """A chunk from the cameras that are there, without padding, and its processor time [ms]."""

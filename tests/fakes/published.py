@@ -144,6 +144,9 @@ def medium_config() -> ModelConfig:
 GEOMETRIES: dict[str, Callable[[], ModelConfig]] = {
     "medium": medium_config,
     "full width": partial(pi05_config, depth=2),
+    "full width, short table": lambda: pi05_config(depth=2).model_copy(
+        update={"vocab_size": 32768}
+    ),
 }
 
 

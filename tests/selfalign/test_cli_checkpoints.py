@@ -28,6 +28,8 @@ def test_convert_names_cameras(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["convert", *arguments, "--cameras", "front,wrist"]) == 0
     assert "cameras in this order: front, wrist" in capsys.readouterr().out
     assert load_policy(tmp_path / "b").config.cameras == ("front", "wrist")
+    assert main(["info", "--model", str(tmp_path / "b")]) == 0
+    assert "in this order: front, wrist\n" in capsys.readouterr().out
 
 
 def test_convert_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

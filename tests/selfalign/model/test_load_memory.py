@@ -61,13 +61,15 @@ def test_loading_takes_no_more_than_the_weights(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("written", "loaded"), [(torch.bfloat16, "bfloat16"), (torch.float32, "bfloat16")]
+    # In float32 each copy of the whole geometry takes 5 GB of disk.
+    ("geometry", "written"),
+    [("full width", torch.bfloat16), ("full width, short table", torch.float32)],
 )
 def test_full_width_loads_within_its_weights(
-    tmp_path: Path, written: torch.dtype, loaded: str
+    tmp_path: Path, geometry: str, written: torch.dtype
 ) -> None:
-    told = measured(tmp_path, "full width", written=written, loaded=loaded)
-    assert told["weights"] > 2e9
+    told = measured(tmp_path, geometry, written=written, loaded="bfloat16")
+    assert told["weights"] > 1.5e9
     assert told["load"] < 1.15 * told["weights"]
     assert told["convert"] < 0.05 * told["weights"]
     assert told["attach"] < 0.15 * told["weights"]
