@@ -128,6 +128,7 @@ class PlayRecorder:
             if not sent:
                 self._unacknowledged.append(message)
                 sent = True
+                socket.look()
                 socket.send(message)
             self._read_arrived(socket)
             if len(self._unacknowledged) >= self._window:

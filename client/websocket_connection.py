@@ -69,13 +69,14 @@ class WebSocketConnection:
             ConnectionClosed: The connection is over.
         """
         with self._busy:
-            self._read_arrived()
             if self._protocol.state is not State.OPEN:
                 raise self._end()
             self._protocol.send_binary(message)
             try:
                 self._write()
             except OSError as error:
+                # The reason may have arrived.
+                self._read_arrived()
                 raise self._end() from error
 
     def receive(self, timeout_s: float) -> bytes | str:
@@ -93,8 +94,13 @@ class WebSocketConnection:
                 self._read(max(0.0, deadline_s - time.monotonic()))
             return self._messages.popleft()
 
+    def look(self) -> None:
+        """Take what has arrived, for `poll`."""
+        with self._busy:
+            self._read_arrived()
+
     def poll(self) -> bytes | str | None:
-        """The next of the messages that had arrived when something was last sent or received."""
+        """The next of the messages that had arrived at the last look, or at a reception since."""
         with self._busy:
             return self._messages.popleft() if self._messages else None
 

@@ -85,8 +85,12 @@ class Socket:
         except TimeoutError as error:
             raise Disconnected(f"{self._url} sent no reply within {limit_s:g} s") from error
 
+    def look(self) -> None:
+        """Take what has arrived, for `poll`. Only from within `exchange` or `opened`."""
+        self._live().look()
+
     def poll(self) -> Any | None:
-        """The value of a message that had arrived before the last was sent, or None."""
+        """The value of a message that had arrived at the last look, or None."""
         message = self._live().poll()
         return None if message is None else _value(message)
 

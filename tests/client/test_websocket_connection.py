@@ -27,6 +27,11 @@ def echo(connection: ServerConnection) -> None:
         connection.send(message)
 
 
+def send_without_end(connection: WebSocketConnection) -> None:
+    for _ in range(10_000):
+        connection.send(bytes(10_000))
+
+
 def then_close(*messages: str | bytes | list[bytes]) -> Callable[[ServerConnection], None]:
     """A connection that sends these and closes."""
 
@@ -71,17 +76,25 @@ def test_silence_is_a_timeout_and_the_connection_stays() -> None:
         connection.close()
 
 
-def test_poll_gives_what_had_arrived_when_something_was_sent() -> None:
+def test_poll_gives_what_had_arrived_at_the_last_look() -> None:
     with websocket_server(echo) as url:
         connection = opened(url)
         connection.send(b"1")
         assert connection.poll() is None
         assert connection.receive(PATIENCE_S) == b"1"
         connection.send(b"2")
-        connection.send(b"3")
         while (found := connection.poll()) is None:
-            connection.send(b"")
+            connection.look()
         assert found == b"2"
+        assert connection.poll() is None
+        connection.close()
+
+
+def test_sending_to_a_server_that_has_said_goodbye_tells_its_reason() -> None:
+    with websocket_server(then_close()) as url:
+        connection = opened(url)
+        with pytest.raises(ConnectionClosed, match="1001"):
+            send_without_end(connection)
         connection.close()
 
 
