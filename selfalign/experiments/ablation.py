@@ -100,7 +100,8 @@ class VariantResult:
         """The least play that reaches the wanted success; None if none that was tried does."""
         for seconds in (0.0, *self.config.play_seconds):
             if self.rate(seconds).value >= self.config.target_success:
-                return seconds
+                # Episodes that learn by themselves need none, however they are counted.
+                return 0.0 if self.variant.adapts == "per_sample" else seconds
         return None
 
     @property

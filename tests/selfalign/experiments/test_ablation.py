@@ -152,14 +152,14 @@ def test_variants_share_a_recording_and_are_trained_once(source: Path, tmp_path:
         Training(tmp_path, "prefix", other, shared).train(common, common)
 
 
-def outcome(target: float) -> VariantResult:
-    won = {"base": 1, "play_5": 2, "play_10": 3, "aligned": 4}
+def outcome(target: float, of: Variant | None = None) -> VariantResult:
+    won = {"base": 1, "play_5": 2, "play_10": 3, "aligned": 4, "per_sample": 4}
     plain = robot(0, before=1, after=4, loss=0.1, passed=True)
     success = {name: tuple(i < n for i in range(4)) for name, n in won.items()}
     took = {"aligned": Took(2.0, 1.5, 300.0), "play_5": Took(9.0, 9.0, None)}
     record = plain.model_copy(update={"success": success, "took": took})
     config = AblationConfig(settings=Settings(episodes=4, robots=1), target_success=target)
-    every = variant("losses", "all")
+    every = of or variant("losses", "all")
     cell = CellResult(cells_of("both")[0], config.settings_of(every), (record,))
     return VariantResult(every, config, Path("nowhere"), (cell,), None)
 
@@ -169,6 +169,13 @@ def test_speed_is_the_least_play_that_reaches_the_wanted_success() -> None:
     assert found == [0.0, 5.0, 10.0, 15.0]
     assert outcome(1.0).against_base(15.0).improved == 3
     assert outcome(1.0).cost == Took(2.0, 1.5, 300.0)
+
+
+def test_episodes_that_learn_by_themselves_need_no_play() -> None:
+    alone = variant("w", "sample")
+    assert outcome(1.0, alone).seconds_to_target == 0.0
+    assert outcome(1.0, alone).rate(0.0).successes == 1
+    assert outcome(1.0, alone).cost is None
 
 
 def ablate(model: Path, out: Path, *options: str) -> int:
