@@ -21,6 +21,7 @@ from selfalign.experiments.ablation_train import (
     STARTS,
     Cost,
     StaleCache,
+    Start,
     Training,
     WrongPrefix,
     start_policy,
@@ -90,7 +91,7 @@ def test_what_cannot_be_set_is_named() -> None:
 
 
 @pytest.mark.parametrize("start", ["prefix", "model"])
-def test_every_variant_starts_from_what_fits_it(start: str, tmp_path: Path) -> None:
+def test_every_variant_starts_from_what_fits_it(start: Start, tmp_path: Path) -> None:
     source = random_policy()
     save_policy(source, tmp_path)
     model = source.config.model_copy(
