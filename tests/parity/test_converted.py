@@ -87,10 +87,10 @@ def test_its_robot_is_normalised_and_prompted_by_its_files(
     policy = converted(tmp_path, flavour)
     policy.prompts.max_tokens = 60
     dimensions = [Dimension(name=f"n{i}", unit="", low=-9, high=9) for i in range(3)]
-    camera = Camera(name="front", height=20, width=28)
+    camera = Camera(name="base_0_rgb", height=20, width=28)
     spec = RobotSpec(name="arm", rate_hz=10, cameras=(camera,), state=dimensions, action=dimensions)
     image = np.full((20, 28, 3), 255, np.uint8)
-    seen = Observation({"front": image}, np.full(3, 4.0, np.float32), "pick up the cube")
+    seen = Observation({"base_0_rgb": image}, np.full(3, 4.0, np.float32), "pick up the cube")
     found = RobotIO(policy, spec).encode([seen])
     np.testing.assert_allclose(found.state[0, :3], state, atol=1e-5)
     pieces = [policy.prompts.tokenizer.id_to_token(i) for i in found.tokens[0].tolist()]
