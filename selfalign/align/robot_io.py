@@ -4,7 +4,7 @@ Shape key: B observations, n frames, N cameras, S image side, s state numbers, A
 the model, a action numbers of the robot, H horizon, k stride.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -74,15 +74,18 @@ class RobotIO:
 
         Raises ObservationMismatch for an instruction that is longer than the model reads.
         """
+        return self._encode(observations, np.stack([o.state for o in observations]))
+
+    def _encode(self, observations: list[Observation], raw_Bs: NDArray[np.float32]) -> Inputs:
         frames = {
-            camera.name: np.stack([o.images[camera.name] for o in observations])
+            camera.name: [o.images[camera.name] for o in observations]
             for camera in self.spec.cameras
         }
         images, mask = self._images(frames)
-        raw = np.stack([o.state for o in observations])
         texts = [o.instruction or self.spec.default_instruction for o in observations]
-        tokens, token_mask = self._tokens(texts, self.numbers.prompt_states(raw))
-        return Inputs(images, mask, tokens, token_mask, self._tensor(self.numbers.state(raw)))
+        tokens, token_mask = self._tokens(texts, self.numbers.prompt_states(raw_Bs))
+        state = upload(self.numbers.state_tensor(raw_Bs), self.device)
+        return Inputs(images, mask, tokens, token_mask, state)
 
     def prefix(self, inputs: Inputs) -> Prefix:
         """The frozen prefix of encoded observations."""
@@ -124,7 +127,7 @@ class RobotIO:
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         # Guidance takes gradients, which inference mode forbids.
         with torch.inference_mode() if overlap is None else torch.no_grad():
-            inputs = self.encode(observations)
+            inputs = self._encode(observations, raw_state)
             shape = (len(observations), self.horizon, self.policy.config.action_dim)
             noise = torch.randn(shape, generator=generator, device=self.device)
             if overlap is None:
@@ -139,7 +142,7 @@ class RobotIO:
                     noise=noise,
                     guidance=self.guidance,
                 )
-        return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state)
+        return self.numbers.raw_chunk(chunk, raw_state)
 
     def _overlap(
         self, continuations: Sequence[Continuation | None], raw_state: NDArray[np.float32]
@@ -215,7 +218,9 @@ class RobotIO:
     def _aligned(dimensions: tuple[Dimension, ...], width: int) -> NDArray[np.bool_]:
         return aligned_numbers((dimension.name for dimension in dimensions), width)
 
-    def _images(self, frames: dict[str, NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
+    def _images(
+        self, frames: Mapping[str, NDArray[np.uint8] | Sequence[NDArray[np.uint8]]]
+    ) -> tuple[Tensor, Tensor]:
         size = self.policy.config.vision.image_size
         processing = self.numbers.processing
         images, _ = encode_frames(

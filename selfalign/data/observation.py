@@ -5,7 +5,7 @@ D state.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -95,7 +95,7 @@ def encode_images(
 
 
 def encode_frames(
-    frames: Mapping[str, NDArray[np.uint8]],
+    frames: Mapping[str, NDArray[np.uint8] | Sequence[NDArray[np.uint8]]],
     spec: RobotSpec,
     size: int,
     max_cameras: int,
@@ -118,16 +118,13 @@ def encode_frames(
             got=f"{len(spec.cameras)} cameras in spec {spec.name!r}",
             expected=f"at most {max_cameras}, the limit of this policy",
         )
-    fit, half, kind = (
-        (resize_with_pad, 127.5, np.uint8) if resize == "pil" else (resize_floats, 0.5, np.float32)
-    )
+    fit, half = (resize_with_pad, 127.5) if resize == "pil" else (resize_floats, 0.5)
     count = len(frames[spec.cameras[0].name])
-    pixels = np.zeros((count, max_cameras, 3, size, size), dtype=kind)
+    images = np.zeros((count, max_cameras, 3, size, size), np.float32)
     for slot, camera in enumerate(spec.cameras):
         for row, frame in enumerate(frames[camera.name]):
-            pixels[row, slot] = fit(frame, size).transpose(2, 0, 1)
-    images = pixels.astype(np.float32, copy=False)
-    images /= np.float32(half)
+            pixels = fit(frame, size).transpose(2, 0, 1)
+            np.divide(pixels, np.float32(half), out=images[row, slot], dtype=np.float32)
     images -= np.float32(1.0)
     return images, np.arange(max_cameras) < len(spec.cameras)
 
