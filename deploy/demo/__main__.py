@@ -53,7 +53,6 @@ def _run(arguments: argparse.Namespace, out: TextIO) -> Outcome:
         execute=arguments.execute,
         play_steps=arguments.play_steps,
         align_steps=arguments.align_steps,
-        seed=arguments.seed,
         is_quiet=not sys.stderr.isatty(),
     )
     starts = _starts(arguments.episodes, arguments.embodiments, arguments.seed)

@@ -28,12 +28,13 @@ _STREAM: Final = 0xDE40
 @final
 @dataclass(frozen=True)
 class Embodiment:
-    """One arm, one way to number its actions, one camera."""
+    """One arm, one way to number its actions, one camera, and the seed of its play."""
 
     name: str
     arm: Arm
     action_space: ActionSpace
     camera: CameraPose
+    play_seed: int = 0
 
     def describe(self) -> str:
         """In words, for a table."""
@@ -55,8 +56,8 @@ def draw_embodiment(
         family: What the action space is drawn from, one of `FAMILIES`; by default tool frames
             turned any way, maybe mirrored, and rescaled.
     """
-    # Two streams: a robot keeps its camera whatever its action space is drawn from.
-    spaces, cameras = (np.random.default_rng([_STREAM, seed, index, part]) for part in (0, 1))
+    # Streams of their own: a robot keeps its camera whatever its action space is drawn from.
+    spaces, cameras, play = (np.random.default_rng([_STREAM, seed, index, i]) for i in range(3))
     arm = make_arm("ur5e" if scenario in ("robot", "all") else "panda")
     space = random_space(spaces, family, arm)
     camera = random_camera(cameras)
@@ -65,6 +66,7 @@ def draw_embodiment(
         arm=arm,
         action_space=ToolDelta() if scenario in ("camera", "robot") else space,
         camera=CameraPose() if scenario in ("action", "robot") else camera,
+        play_seed=int(play.integers(2**31)),
     )
 
 

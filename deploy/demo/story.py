@@ -32,7 +32,6 @@ class Plan:
     execute: int | None
     play_steps: int
     align_steps: int
-    seed: int
     is_quiet: bool = False
 
 
@@ -91,7 +90,7 @@ def tell(
     ):
         operator.add_robot(robot.spec)
         before = _measured("base W", client, robot, starts, plan, version=0)
-        _play(client, robot, plan)
+        _play(client, robot, embodiment.play_seed, plan)
         session, curve, align_s = _align(operator, robot, plan)
         version = operator.w.list(robot=robot.name).active
         expected = session.candidate if session.state == "succeeded" else 0
@@ -133,9 +132,9 @@ def _measured(
         return measure(client, robot, starts, execute=plan.execute, version=version, ended=ended)
 
 
-def _play(client: RobotClient, robot: SimulatedRobot, plan: Plan) -> None:
+def _play(client: RobotClient, robot: SimulatedRobot, seed: int, plan: Plan) -> None:
     """Play in simulated time: as fast as the simulation goes, stamped at the robot's own rate."""
-    steps = robot.play(plan.play_steps, seed=plan.seed)
+    steps = robot.play(plan.play_steps, seed=seed)
     with client.play(meta={"by": "demo"}) as recorder:
         for i, (observation, action) in enumerate(
             tqdm(

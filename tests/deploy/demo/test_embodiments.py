@@ -20,6 +20,12 @@ def test_every_seed_and_index_draws_another_robot() -> None:
     assert len({robot.name for robot in drawn}) == 9
 
 
+def test_every_robot_plays_in_its_own_way_whatever_is_unseen() -> None:
+    robots = [draw_embodiment("robot", seed=0, index=i) for i in range(5)]
+    assert len({robot.play_seed for robot in robots}) == 5
+    assert draw_embodiment("camera", seed=0, index=3).play_seed == robots[3].play_seed
+
+
 def test_a_scenario_leaves_the_other_part_canonical() -> None:
     action = draw_embodiment("action", seed=0, index=0)
     camera = draw_embodiment("camera", seed=0, index=0)
