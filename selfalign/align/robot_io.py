@@ -84,7 +84,7 @@ class RobotIO:
         images, mask = self._images(frames)
         texts = [o.instruction or self.spec.default_instruction for o in observations]
         tokens, token_mask = self._tokens(texts, self.numbers.prompt_states(raw_Bs))
-        state = upload(self.numbers.state_tensor(raw_Bs), self.device)
+        state = upload(torch.from_numpy(self.numbers.state(raw_Bs)), self.device)
         return Inputs(images, mask, tokens, token_mask, state)
 
     def prefix(self, inputs: Inputs) -> Prefix:
@@ -142,7 +142,7 @@ class RobotIO:
                     noise=noise,
                     guidance=self.guidance,
                 )
-        return self.numbers.raw_chunk(chunk, raw_state)
+        return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state)
 
     def _overlap(
         self, continuations: Sequence[Continuation | None], raw_state: NDArray[np.float32]

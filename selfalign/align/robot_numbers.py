@@ -10,9 +10,7 @@ model, H steps.
 from typing import final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from selfalign.data.delta_actions import DeltaActions
 from selfalign.data.norm_stats import Rule, StatisticsNormaliser
@@ -37,12 +35,9 @@ class RobotNumbers:
         self.state_normaliser: Normaliser | StatisticsNormaliser
         self.action_normaliser: Normaliser | StatisticsNormaliser
         self._delta: DeltaActions | None = None
-        self._limits: tuple[LimitTensors, LimitTensors] | None = None
         if processing is None:
-            state = Normaliser.for_state(spec, width=config.state_dim)
-            action = Normaliser.for_action(spec, width=config.action_dim)
-            self.state_normaliser, self.action_normaliser = state, action
-            self._limits = LimitTensors(state), LimitTensors(action)
+            self.state_normaliser = Normaliser.for_state(spec, width=config.state_dim)
+            self.action_normaliser = Normaliser.for_action(spec, width=config.action_dim)
         else:
             self.state_normaliser = _by_statistics("state", processing, spec, config.state_dim)
             self.action_normaliser = _by_statistics("action", processing, spec, config.action_dim)
@@ -53,12 +48,6 @@ class RobotNumbers:
     def state(self, raw_Bs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalised and padded states [B, S]."""
         return self.state_normaliser.normalise(raw_Bs)
-
-    def state_tensor(self, raw_Bs: NDArray[np.float32]) -> Tensor:
-        """As `state`, a tensor on the CPU."""
-        if self._limits is None:
-            return torch.from_numpy(self.state(raw_Bs))
-        return self._limits[0].normalise(raw_Bs)
 
     def prompt_states(self, raw_Bs: NDArray[np.float32]) -> list[NDArray[np.floating]] | None:
         """The normalised states [s] that stand in the prompts, not padded; None if none do."""
@@ -85,41 +74,6 @@ class RobotNumbers:
             return normaliser.denormalise(normalised_BHA)
         raw = normaliser.exact_back(normalised_BHA)
         return self._delta.absolute(raw, state_Bs).astype(np.float32)
-
-    def raw_chunk(
-        self, normalised_BHA: Tensor, state_Bs: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """As `raw_actions`, from the policy's own tensor."""
-        if self._limits is None:
-            return self.raw_actions(normalised_BHA.float().cpu().numpy(), state_Bs)
-        return self._limits[1].denormalise(normalised_BHA.cpu())
-
-
-@final
-class LimitTensors:
-    """The numbers of a `Normaliser`, to the last bit, by torch.
-
-    Around a forward torch's code is in the caches and numpy's is not: half the time. And what is
-    not finite passes without a warning to be switched off.
-    """
-
-    def __init__(self, normaliser: Normaliser) -> None:
-        low, high = (torch.from_numpy(x.copy()) for x in (normaliser.low, normaliser.high))
-        self._low, self._span, self._half = low, high - low, (high - low) / 2.0
-        self._count, self._width = normaliser.dimensions, normaliser.width
-
-    def normalise(self, raw: NDArray[np.float32]) -> Tensor:
-        """Float32 `[..., W]` of values `[..., D]` in the robot's units."""
-        padded = torch.zeros(*raw.shape[:-1], self._width)
-        wide = torch.from_numpy(raw).double()
-        padded[..., : self._count] = wide.sub_(self._low).div_(self._span).mul_(2.0).sub_(1.0)
-        return padded
-
-    def denormalise(self, padded: Tensor) -> NDArray[np.float32]:
-        """Values `[..., D]` in the robot's units of normalised ones `[..., W]`."""
-        wide = padded[..., : self._count].double()
-        raw: NDArray[np.float32] = wide.add_(1.0).mul_(self._half).add_(self._low).float().numpy()
-        return raw
 
 
 _RULES: dict[str, Rule] = {"z_score": "z_score", "identity": "identity"}

@@ -5,9 +5,9 @@ from selfalign.experiments.cells import cells_of
 from selfalign.experiments.robots import draw_robot
 from selfalign.experiments.settings import OracleConfig, Settings
 from selfalign.experiments.stage import Stage
-from selfalign.model.config import dummy_config
 from selfalign.model.policy import Policy
 from selfalign.pretrain.config import PrefixConfig, PretrainConfig, RecordConfig, Stage1Config
+from selfalign.pretrain.geometries import micro_config
 from tests.fakes.models import random_policy
 
 QUICK = Settings(
@@ -39,11 +39,9 @@ def small_policy() -> Policy:
 
 def micro_training() -> PretrainConfig:
     """A stage 1 of seconds: few frames of one arm, a policy of the dummy's size."""
-    model = dummy_config()
-    vision = model.vision.model_copy(update={"image_size": 96, "patch_size": 24})
     return PretrainConfig(
         name="micro",
-        model=model.model_copy(update={"vision": vision, "feature_dim": 27, "max_cameras": 1}),
+        model=micro_config(),
         record=RecordConfig(
             groups=3, held_out_groups=1, play_episodes=2, play_steps=20, demos=2, frames=6
         ),

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 from selfalign.align.robot_io import RobotIO
-from selfalign.align.robot_numbers import LimitTensors
 from selfalign.data.continuation import Continuation
-from selfalign.data.normalisation import Normaliser
 from selfalign.data.observation import Observation
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import Camera, Dimension, RobotSpec
@@ -154,17 +152,3 @@ def test_statistics_of_padding_are_not_read() -> None:
     io = RobotIO(policy_with(state=padded), spec_of())
     state = io.encode([observation(12.0, -4.5, 100.0)]).state
     np.testing.assert_allclose(state[0, :5], [1.0, -1.0, 0.0, 0.0, 0.0], atol=1e-5)
-
-
-def test_limits_by_torch_are_those_of_the_normaliser_to_the_last_bit() -> None:
-    rng = np.random.default_rng(0)
-    low = rng.normal(size=6)
-    normaliser = Normaliser(low, low + rng.uniform(0.01, 5, 6), width=9)
-    limits = LimitTensors(normaliser)
-    raw = rng.normal(size=(40, 3, 6)).astype(np.float32)
-    raw[0, 0, :3] = np.nan, np.inf, -3e38
-    np.testing.assert_array_equal(limits.normalise(raw).numpy(), normaliser.normalise(raw))
-    padded = rng.normal(size=(40, 3, 9)).astype(np.float32)
-    padded[0, 0, :3] = np.nan, -np.inf, 3e38
-    there = limits.denormalise(torch.from_numpy(padded))
-    np.testing.assert_array_equal(there, normaliser.denormalise(padded))
