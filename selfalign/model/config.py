@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from selfalign.errors import ModelError
+from selfalign.model import flow
 
 
 class _Frozen(BaseModel):
@@ -85,6 +86,9 @@ class ModelConfig(_Frozen):
     horizon: int = Field(ge=1, description="Commands in a chunk (H)")
     stride: int = Field(1, ge=1, description="Steps between the two observations of a transition")
     flow_steps: int = Field(10, ge=1, description="Euler steps of the sampler")
+    flow_clock: Literal["even", "summed"] = Field(
+        "even", description="Times of these steps: 1 - i / steps, or summed up in float32 (openpi)"
+    )
     flow_target: Literal["velocity", "clean"] = Field(
         "velocity", description="What action_out_proj predicts: noise - action, or the action"
     )
@@ -138,6 +142,11 @@ class ModelConfig(_Frozen):
         return self
 
     @property
+    def flow_times(self) -> list[float]:
+        """The times at which the sampler evaluates the network, from 1 downwards."""
+        return flow.times(self.flow_steps, self.flow_clock)
+
+    @property
     def ttt_layers(self) -> tuple[int, ...]:
         """Indices of the action-expert layers that carry fast weights."""
         return tuple(range(self.action.depth)) if self.ttt.layers == "all" else self.ttt.layers
@@ -158,6 +167,8 @@ class ModelConfig(_Frozen):
             new["trained_delay"] = True
         if not self.cameras:
             new["cameras"] = True
+        if self.flow_clock == "even":
+            new["flow_clock"] = True
         if self.vision.readout == "linear":
             new["vision"] = {"readout"}
         return self.model_dump_json(exclude=new)

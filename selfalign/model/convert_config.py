@@ -119,7 +119,7 @@ def _plain(variant: str) -> str:
 
 
 def _openpi_fields(told: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {"cameras": _OPENPI_CAMERAS}
+    out: dict[str, Any] = {"cameras": _OPENPI_CAMERAS, "flow_clock": "summed"}
     if "action_dim" in told:
         out |= {"action_dim": told["action_dim"], "state_dim": told["action_dim"]}
     if "action_horizon" in told:

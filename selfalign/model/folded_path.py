@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfalign.model import flow
 from selfalign.model.folded import FoldedStack, FoldedW, Rotary, mirror, mirrored, rms_norm
 from selfalign.model.folded_vision import FoldedVision
 from selfalign.model.plain_path import Denoiser, own_mask, with_room
@@ -49,7 +48,7 @@ class FoldedPath:
         self._mid_bias = mirror(policy.action_time_mlp_out.bias)
         head = policy.action_out_proj.weight * self.action.norm_scale_D
         self._head = head.t().contiguous()
-        self._times = {t: self._time_bias(t) for t in flow.times(config.flow_steps)}
+        self._times = {t: self._time_bias(t) for t in config.flow_times}
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm, rotate_half
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
-from selfalign.model import flow
 from selfalign.model.attention import attention
 from selfalign.model.gemma import AdaRMSNorm, GemmaLayer, GemmaStack, KeyValue
 from selfalign.model.prefix import Prefix, padded, token_mask_and_positions
@@ -258,7 +257,7 @@ class PlainPath:
         self.fill: Callable[[Tensor, Tables, list[Tensor]], None] = self.language.fill
         self.run: Run = self.action.run
         self.prompt_tokens = 0
-        self._times = {t: self._of_time(t) for t in flow.times(policy.config.flow_steps)}
+        self._times = {t: self._of_time(t) for t in policy.config.flow_times}
 
     def prefix(
         self, images_BN3SS: Tensor, image_mask_BN: Tensor, tokens_Bt: Tensor, token_mask_Bt: Tensor

@@ -210,10 +210,11 @@ class Policy(nn.Module):
                 noise,
                 config.flow_steps,
                 config.flow_target,
+                config.flow_clock,
             )
         denoise = self.denoiser(prefix, state_Bs, w)
         x = noise
-        for time in flow.times(config.flow_steps):
+        for time in config.flow_times:
             velocity = flow.to_velocity(denoise(x, time), x, time, config.flow_target)
             x = x - velocity / config.flow_steps
         return x

@@ -152,7 +152,7 @@ def continue_chunk(
     else:
         network = lambda x_t, time: predict(x_t, ones_B * time)  # noqa: E731
     return sample_guided(
-        network, noise, config.flow_steps, config.flow_target, overlap, guidance, trained_B
+        network, noise, config.flow_times, config.flow_target, overlap, guidance, trained_B
     )
 
 
@@ -176,7 +176,7 @@ def prefixed(
 def sample_guided(
     network: Network,
     noise_BHA: Tensor,
-    steps: int,
+    times: list[float],
     target: flow.FlowTarget,
     overlap: Overlap,
     guidance: Guidance,
@@ -187,7 +187,7 @@ def sample_guided(
     Args:
         network: what is sampled; `prefixed` where a chunk is of the trained form.
         noise_BHA: where it starts.
-        steps: how many there are.
+        times: at which the network is asked (`flow.times`).
         target: what the network predicts.
         overlap: what is continued.
         guidance: how strongly.
@@ -205,7 +205,8 @@ def sample_guided(
     if jacobian == "network" and torch.is_inference_mode_enabled():
         raise ModelError("guided chunks take gradients: use torch.no_grad, not inference_mode")
     x = noise_BHA
-    for time in flow.times(steps):
+    steps = len(times)
+    for time in times:
         velocity, correction = _corrected(
             network, x, time, target, overlap.actions_BHA, weights_BHA, jacobian
         )

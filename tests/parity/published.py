@@ -8,11 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from selfalign.model import flow
 from selfalign.model.config import ModelConfig, StackConfig, TTTConfig, VisionConfig
 from selfalign.model.folded_path import FoldedPath
-from selfalign.model.plain_path import PlainPath
+from selfalign.model.plain_path import Denoiser, PlainPath
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
+from selfalign.model.weights import FastWeights
 from tests.parity.seeded import Geometry, Inputs, weight
 
 _EXPERT = "paligemma_with_expert."
@@ -37,9 +39,10 @@ def published_name(ours: str) -> str | None:
     return ours
 
 
-def seeded_policy(geometry: Geometry, flavour: str) -> Policy:
+def seeded_policy(geometry: Geometry, flavour: str, clock: flow.Clock = "even") -> Policy:
     """Our policy with seeded weights. Its TTT layers are there with closed gates, W is random."""
-    policy = Policy(small_config(geometry, flavour)).freeze()
+    config = small_config(geometry, flavour).model_copy(update={"flow_clock": clock})
+    policy = Policy(config).freeze()
     with torch.no_grad():
         for name, tensor in policy.state_dict().items():
             theirs = published_name(name)
@@ -119,7 +122,7 @@ class Way:
     """One of our three ways to compute the same: stock modules, any size fast, small and folded."""
 
     def __init__(self, policy: Policy, name: str) -> None:
-        self.policy = policy
+        self.policy, self.name = policy, name
         paths = {"plain": PlainPath, "folded": FoldedPath}
         self._path = paths[name](policy) if name in paths else None
 
@@ -135,10 +138,15 @@ class Way:
             found, key_values=found.key_values.detach(), features=found.features.detach()
         )
 
+    def denoiser(self, prefix: Prefix, state: Tensor, w: FastWeights) -> Denoiser:
+        """That of a fast path."""
+        assert self._path is not None
+        return self._path.denoiser(prefix, state, w)
+
     def velocity(self, prefix: Prefix, state: Tensor, x_t: Tensor, time: float) -> Tensor:
         """The velocity at one time for the whole batch."""
         if self._path is not None:
-            return self._path.denoiser(prefix, state, self.policy.base_w())(x_t, time)
+            return self.denoiser(prefix, state, self.policy.base_w())(x_t, time)
         clock = torch.full((len(x_t),), time)
         return self.policy.predict(prefix, state, x_t, clock, self.policy.base_w())
 

@@ -75,9 +75,9 @@ def test_a_converted_checkpoint_computes_what_openpi_computes(tmp_path: Path, fl
         prefix = prefix_of(policy, given)
         velocity = policy.predict(prefix, state, noise, clock, w)
         chunk = policy.act(prefix, state, w, noise=noise)
+    assert policy.config.flow_clock == "summed"
     assert difference(velocity, theirs["velocity_0.7"]) <= LIMIT
-    # openpi's clock is rounded otherwise: test_openpi.py.
-    assert difference(chunk, theirs["chunk"]) <= 1e-4
+    assert difference(chunk, theirs["chunk"]) <= LIMIT
 
 
 @pytest.mark.parametrize(("flavour", "state"), [("pi0", 1.5), ("pi05", 0.75)])

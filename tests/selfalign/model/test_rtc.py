@@ -125,7 +125,7 @@ def test_guided_by_default_takes_the_policys_fast_path_with_equal_results(
         return policy.predict(prefix, state, x_t, torch.full((2,), time), w)
 
     got = rtc.continue_chunk(policy, prefix, state, w, old, noise=noise)
-    slow = rtc.sample_guided(network, noise, 3, target, old, rtc.Guidance())
+    slow = rtc.sample_guided(network, noise, flow.times(3), target, old, rtc.Guidance())
     torch.testing.assert_close(got, slow, rtol=1e-4, atol=1e-5)
     x, weights = noise, old.weights()[..., None]
     for time, pull in ((1.0, 3.0), (2 / 3, 2.5), (1 / 3, 2.5)):
@@ -150,7 +150,8 @@ def test_guidance_pulls_the_free_steps_towards_the_old_chunk(target: Any, jacobi
 
     noise, old = random_numbers(1, H, A), overlap([1], [4])
     plain = sample_plain(network, noise, target)
-    new = rtc.sample_guided(network, noise, 10, target, old, rtc.Guidance(jacobian=jacobian))
+    guidance = rtc.Guidance(jacobian=jacobian)
+    new = rtc.sample_guided(network, noise, flow.times(10), target, old, guidance)
     before, after = ((c - old.actions_BHA).abs().mean(-1)[0] for c in (plain, new))
     assert torch.equal(new[:, 0], old.actions_BHA[:, 0])
     assert (after[1:3] < before[1:3]).all()
@@ -203,7 +204,7 @@ def test_trained_form_gives_frozen_actions_clean_with_a_time_of_zero(flavour: Fl
 
     both = torch.tensor([True, True])
     network = rtc.prefixed(predict, old, both)
-    new = rtc.sample_guided(network, noise, 4, "clean", old, NETWORK, both)
+    new = rtc.sample_guided(network, noise, flow.times(4), "clean", old, NETWORK, both)
     assert seen == [1.0, 1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
     assert torch.equal(new[0, :1], old.actions_BHA[0, :1])
     assert torch.equal(new[1, :3], old.actions_BHA[1, :3])

@@ -120,7 +120,7 @@ def test_long_chunks_of_a_swapped_policy_join_with_a_small_jump(target: Any, jac
 
     plain = sample_plain(new_policy, noise[1], target)
     guided = rtc.sample_guided(
-        new_policy, noise[1], 10, target, overlap, rtc.Guidance(jacobian=jacobian)
+        new_policy, noise[1], flow.times(10), target, overlap, rtc.Guidance(jacobian=jacobian)
     )
 
     def seam(chunk: Tensor) -> float:
