@@ -13,6 +13,7 @@ from server.hosts import allowed_hosts
 from server.origin import SameOrigin
 from server.routes import act, align, health, info, openpi, play, robots, w
 from server.runtime import Runtime, load_runtime
+from server.unread import ReadFirst
 from server.version import package_version
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     app.state.runtime = runtime
     app.state.drain = Drain()
     app.add_middleware(SameOrigin, hosts=allowed_hosts(settings))
+    app.add_middleware(ReadFirst)
     problems.install(app)
     for module in (act, play, align, w, robots, info, health, openpi):
         app.include_router(module.router)
