@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, final
 
@@ -134,18 +134,27 @@ class PlayRecorder:
             if len(self._unacknowledged) >= self._window:
                 self._synchronise(socket)
 
-        self._socket.run(send)
+        self._run(send)
 
     def sync(self) -> RecordedEpisode:
         """Wait until the server has received every step sent, and say what is on its disk."""
-        self._socket.run(self._synchronise)
+        self._run(self._synchronise)
         return self._episodes[-1]
 
     def end(self) -> RecordedEpisode:
         """Seal the episode: nothing can be added to it any more. Twice is fine."""
         if not self._episodes[-1].is_sealed:
-            self._socket.run(self._seal)
+            self._run(self._seal)
         return self._episodes[-1]
+
+    def _run(self, exchange: Callable[[Socket], None]) -> None:
+        try:
+            self._socket.run(exchange)
+        except ServerProblem as error:
+            # The connection is over. What is too large would be so again.
+            if error.code == "body-too-large":
+                self._unacknowledged.clear()
+            raise
 
     def _begin(self, socket: Socket) -> None:
         """First messages of a connection: a new episode, and what the last one did not get."""

@@ -11,12 +11,13 @@ from websockets.exceptions import (
     InvalidMessage,
     InvalidStatus,
 )
+from websockets.frames import CloseCode
 
 from client.endpoint import Endpoint
 from client.errors import ClientError, Disconnected, ProtocolError, ServerProblem, ServerUnreachable
 from client.websocket_connection import WebSocketConnection
 from server.wire.codec import load_json, pack, unpack
-from server.wire.problems import WireError
+from server.wire.problems import WireError, problem
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class Socket:
             ServerUnreachable: The server could not be reached (again) within the patience.
             Disconnected: A reply did not come in time. Not tried again, and the connection is
                 given up, so that the late reply cannot be taken for that of a later request.
+            ServerProblem: The server refused the websocket, or a message as too large.
         """
         return self._endpoint.retry.run(
             lambda: self._attempt(exchange),
@@ -102,8 +104,10 @@ class Socket:
                 self._connection = self._connect()
                 self._opened(self)
             return exchange(self)
-        except (*_BROKEN, Disconnected, ProtocolError):
+        except (*_BROKEN, Disconnected, ProtocolError) as error:
             self._drop()
+            if isinstance(error, ConnectionClosed) and _is_too_large(error):
+                raise _too_large(error) from error
             raise
 
     def _connect(self) -> WebSocketConnection:
@@ -151,6 +155,16 @@ def _refused(error: InvalidStatus, url: str) -> ClientError | _StillStarting:
         return ServerProblem.from_body(load_json(bytes(body)), status=status)
     except WireError:
         return ProtocolError(f"{url} refused the websocket with HTTP status {status}")
+
+
+def _is_too_large(error: ConnectionClosed) -> bool:
+    return error.rcvd is not None and error.rcvd.code == CloseCode.MESSAGE_TOO_BIG
+
+
+def _too_large(error: ConnectionClosed) -> ServerProblem:
+    """What the same message is told over HTTP; to send it again would not help."""
+    said = problem("body-too-large", error.rcvd.reason if error.rcvd else "")
+    return ServerProblem.from_body(said.model_dump(), status=said.status)
 
 
 def _reason(error: Exception) -> str:

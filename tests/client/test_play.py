@@ -23,6 +23,7 @@ class FakeRecorder:
         self.refuse_step: int | None = None
         self.close_after: int | None = None
         self.acknowledges = True
+        self.largest = 2**20
 
     def talk(self, connection: ServerConnection) -> None:
         steps: list[Any] = []
@@ -34,6 +35,9 @@ class FakeRecorder:
                 self.starts.append(message)
                 self.episodes.append(steps)
                 send(connection, {"type": "started", "episode": f"e{len(self.episodes)}"})
+            elif kind == "step" and message["images"]["front"].size > self.largest:
+                connection.close(1009, "frame exceeds limit")
+                return
             elif kind == "step":
                 if self.refuse_step == len(steps):
                     self.refuse_step = None
@@ -166,6 +170,21 @@ def test_a_refused_step_is_raised_and_recording_can_go_on() -> None:
         play.step(observation(3), [3])
         assert play.sync().received == 3
     assert numbers(fake.episodes[0]) == [0, 1, 3]
+
+
+def test_a_step_that_is_too_large_is_given_up_and_recording_can_go_on() -> None:
+    fake = FakeRecorder()
+    fake.largest = 12
+    large: Any = {"images": {"front": np.zeros((3, 3, 3), np.uint8)}, "state": [1.0]}
+    with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url, retry=QUICK)) as play:
+        play.step(observation(0), [0])
+        play.sync()
+        play.step(large, [1])
+        with pytest.raises(ServerProblem, match="frame exceeds limit"):
+            play.sync()
+        play.step(observation(2), [2])
+        assert play.end().is_sealed
+    assert [numbers(steps) for steps in fake.episodes] == [[0], [2]]
 
 
 def test_an_exception_of_the_robot_leaves_the_episode_unsealed() -> None:

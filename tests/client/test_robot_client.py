@@ -134,6 +134,22 @@ def test_a_broken_connection_is_opened_again_and_the_request_repeated() -> None:
     assert len(connections) == 3
 
 
+def test_a_message_that_is_too_large_is_refused_at_once_and_not_sent_again() -> None:
+    connections = []
+
+    def talk(connection: ServerConnection) -> None:
+        connections.append(connection)
+        send(connection, METADATA)
+        receive(connection)
+        connection.close(1009, "frame exceeds limit")
+
+    with websocket_server(talk) as url, RobotClient(Endpoint(url, retry=QUICK)) as client:
+        with pytest.raises(ServerProblem, match="frame exceeds limit") as refused:
+            client.act(OBSERVATION)
+        assert (refused.value.code, refused.value.status) == ("body-too-large", 413)
+    assert len(connections) == 1
+
+
 def test_nobody_there_says_so_and_how_to_start_a_server() -> None:
     with websocket_server(lambda _: None) as url:
         pass
