@@ -12,6 +12,7 @@ from server.drain import Drain
 from server.hosts import allowed_hosts
 from server.origin import SameOrigin
 from server.routes import act, align, health, info, openpi, play, robots, w
+from server.routes.openapi import without_defaults
 from server.runtime import Runtime, load_runtime
 from server.unread import ReadFirst
 from server.version import package_version
@@ -49,6 +50,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     problems.install(app)
     for module in (act, play, align, w, robots, info, health, openpi):
         app.include_router(module.router)
+    app.openapi_schema = without_defaults(app.openapi())
     return app
 
 

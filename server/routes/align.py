@@ -62,6 +62,8 @@ _EXAMPLE: Final[dict[str, Any]] = {
             "unknown-episode",
             "no-play-data",
             "align-busy",
+            "body-too-large",
+            "unsupported-media-type",
             "store-full",
         ),
     },

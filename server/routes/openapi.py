@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Final
 
+import numpy as np
+
 from server.wire.codec import JSON_MEDIA_TYPE, MSGPACK_MEDIA_TYPE
+from server.wire.images import encode_png
 from server.wire.messages import ActReply, ActRequest
 from server.wire.problems import PROBLEM_MEDIA_TYPE, Problem, problem
 
-_TINY_PNG: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
-)
+# As large as the camera of the shipped robot `panda`, so that the examples can be sent as they are.
+EXAMPLE_IMAGE: Final = base64.b64encode(encode_png(np.full((96, 96, 3), 128, np.uint8))).decode()
 ACT_EXAMPLE: Final[dict[str, Any]] = {
     "robot": "panda",
-    "images": {"front": _TINY_PNG},
+    "images": {"front": EXAMPLE_IMAGE},
     "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 0.08],
     "instruction": "touch the red cube",
     "observed_at_s": 12.5,
@@ -23,8 +26,8 @@ _REPLY_EXAMPLE: Final[dict[str, Any]] = {
     "actions": [[0.012, -0.004, 0.001, 0.08], [0.011, -0.004, 0.001, 0.08]],
     "robot": "panda",
     "w_version": 3,
-    "w_sha256": "9f2c…",
-    "base_sha256": "41aa…",
+    "w_sha256": "9f2c" + 60 * "0",
+    "base_sha256": "41aa" + 60 * "0",
     "dt_s": 0.1,
     "observed_at_s": 12.5,
     "observation_seq": 42,
@@ -90,6 +93,18 @@ def reply_body(model: type[Any], description: str, example: Any = None) -> dict[
         "description": description,
         "content": {JSON_MEDIA_TYPE: content, MSGPACK_MEDIA_TYPE: {"schema": schema}},
     }
+
+
+def without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document without the replies that FastAPI adds: ours are problems."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            replies = operation["responses"]
+            if "HTTPValidationError" in str(replies.get("422")):
+                del replies["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema.get("components", {}).get("schemas", {}).pop(name, None)
+    return schema
 
 
 def _inline(value: Any, definitions: dict[str, Any]) -> Any:

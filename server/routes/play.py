@@ -11,7 +11,7 @@ from server.body import parse, read_body, reply, request_format
 from server.play_steps import read_steps
 from server.play_stream import PlayStream
 from server.problems import ProblemError
-from server.routes.openapi import problems, reply_body, request_body
+from server.routes.openapi import EXAMPLE_IMAGE, problems, reply_body, request_body
 from server.wire.messages import EpisodeList, PlayReply, PlayRequest, read_request
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "robot": "panda",
     "steps": [
         {
-            "images": {"front": "iVBORw0KGgo…"},
-            "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 1.0],
-            "action": [0.01, 0.0, -0.02, 1.0],
+            "images": {"front": EXAMPLE_IMAGE},
+            "state": [0.0, -0.3, 0.0, -2.2, 0.0, 2.0, 0.8, 0.08],
+            "action": [0.01, 0.0, -0.02, 0.08],
             "t_ns": 100_000_000,
         }
     ],
@@ -64,9 +64,12 @@ async def list_play(request: Request) -> Response:
             "bad-message",
             "unknown-robot",
             "unknown-episode",
+            "episode-sealed",
+            "play-busy",
             "body-too-large",
             "unsupported-media-type",
             "bad-play-step",
+            "bad-request",
             "overloaded",
             "store-full",
         ),

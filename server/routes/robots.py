@@ -65,7 +65,9 @@ async def get_robot(request: Request, robot: str) -> Response:
     responses={
         200: reply_body(RobotReply, "The robot was known with this very spec"),
         201: reply_body(RobotReply, "The robot is new; it starts with the base W"),
-        **problems("bad-message", "robot-exists", "body-too-large", "bad-spec"),
+        **problems(
+            "bad-message", "robot-exists", "body-too-large", "unsupported-media-type", "bad-spec"
+        ),
     },
 )
 async def add_robot(request: Request) -> Response:

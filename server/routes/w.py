@@ -54,7 +54,7 @@ async def list_w(request: Request, robot: str | None = None) -> Response:
             },
         },
         304: {"description": "The client has this version"},
-        **problems("unknown-robot", "unknown-version"),
+        **problems("unknown-robot", "unknown-version", "bad-request"),
     },
 )
 async def get_w(request: Request, version: int, robot: str | None = None) -> Response:
@@ -90,6 +90,7 @@ async def get_w(request: Request, version: int, robot: str | None = None) -> Res
             "body-too-large",
             "unsupported-media-type",
             "bad-snapshot",
+            "bad-request",
             "store-full",
         ),
     },
@@ -116,7 +117,15 @@ async def upload_w(request: Request, robot: str | None = None, activate: bool = 
     response_class=Response,
     responses={
         200: reply_body(SwapReply, "It serves from the next request on"),
-        **problems("unknown-robot", "unknown-version", "wrong-base", "bad-snapshot"),
+        **problems(
+            "unknown-robot",
+            "unknown-version",
+            "version-rejected",
+            "wrong-base",
+            "bad-snapshot",
+            "bad-request",
+            "store-full",
+        ),
     },
 )
 async def activate_w(
@@ -138,7 +147,7 @@ async def activate_w(
     response_class=Response,
     responses={
         200: reply_body(SwapReply, "It serves from the next request on"),
-        **problems("unknown-robot"),
+        **problems("unknown-robot", "nothing-to-roll-back"),
     },
 )
 async def rollback_w(request: Request, robot: str | None = None) -> Response:

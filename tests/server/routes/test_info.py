@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from selfalign.data.spec import RobotSpec
+from server.settings import SHIPPED_SPECS
 from server.wire.codec import unpack
 from server.wire.messages import InfoReply
-from server.wire.problems import PROBLEMS
+from server.wire.problems import PROBLEM_MEDIA_TYPE, PROBLEMS
+from tests.fakes.running import make_runtime, serving
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from starlette.testclient import TestClient
 
     from server.runtime import Runtime
@@ -91,11 +96,44 @@ def test_act_is_documented_with_examples(operations: dict[str, dict[str, Any]]) 
     assert "$ref" not in str(act)
 
 
-def test_the_example_of_a_request_is_one_that_the_model_reads() -> None:
-    from server.routes.openapi import ACT_EXAMPLE
-    from server.wire.images import decode_image
-    from server.wire.messages import ActRequest
+def test_every_example_of_a_request_can_be_sent_as_it_stands(tmp_path: Path) -> None:
+    shipped = RobotSpec.from_file(SHIPPED_SPECS / "panda.yaml")
+    runtime = make_runtime(tmp_path, shipped)
+    sent: dict[str, list[Any]] = {}
+    with serving(runtime) as client:
+        api = client.get("/openapi.json").json()
+        for path, operation in _posts(api):
+            content = operation.get("requestBody", {}).get("content", {})
+            media = content.get("application/json", {})
+            examples = media.get("examples") or {"": {"value": media.get("example")}}
+            for example in examples.values() if media else ():
+                sent.setdefault(path, []).append(client.post(path, json=example["value"]))
 
-    request = ActRequest.model_validate(ACT_EXAMPLE)
+    assert {path: {r.status_code for r in replies} for path, replies in sent.items()} == {
+        "/act": {200},
+        "/play": {200},
+        "/align": {409},  # one step of play is not enough
+        "/robots": {201},
+    }
+    assert sent["/align"][0].json()["code"] == "no-play-data"
 
-    assert decode_image(request.images["front"]).shape == (1, 1, 3)
+
+def test_refusals_are_documented_as_the_problems_that_they_are(
+    operations: dict[str, dict[str, Any]],
+) -> None:
+    for name, operation in operations.items():
+        for status, described in operation["responses"].items():
+            if int(status) >= 400:
+                assert set(described["content"]) == {PROBLEM_MEDIA_TYPE}, (name, status)
+    for name, code in (
+        ("post /w/rollback", "nothing-to-roll-back"),
+        ("post /w/{version}/activate", "version-rejected"),
+        ("post /play", "episode-sealed"),
+        ("post /align", "unsupported-media-type"),
+        ("get /w/{version}", "bad-request"),
+    ):
+        assert code in str(operations[name]["responses"]), name
+
+
+def _posts(api: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(path, verbs["post"]) for path, verbs in api["paths"].items() if "post" in verbs]
