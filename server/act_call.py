@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ActMessage:
     """One request to `/act`, on its way through the engine.
 
-    `read` runs in the inference thread; after it the other attributes say how to answer. `reply`
+    `read` runs where the answer is computed; after it the other attributes say how to answer. `reply`
     sets `timing_ms`, which is for the metrics as well.
 
     Args:

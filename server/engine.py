@@ -1,8 +1,8 @@
-"""The engine: observations in, safe chunks out, one at a time in a thread of its own.
+"""The engine: observations in, safe chunks out, one at a time.
 
-The event loop only hands over and waits. Everything that computes (reading the message, decoding
-images, the policy, the safety stage) runs in the one inference thread. A request takes the active
-W once, so a chunk comes from one W, whatever is swapped meanwhile.
+Everything that computes (reading the message, decoding images, the policy, the safety stage) runs
+in the one inference thread, or, where answers are short, on the event loop. A request takes the
+active W once, so a chunk comes from one W, whatever is swapped meanwhile.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ActTiming:
     """Where the time of one answer went, one stage after the other [ms].
 
     Attributes:
-        queue_ms: until the inference thread took it up.
+        queue_ms: until it was taken up.
         encode_ms: the message read, images decoded, everything checked against the spec.
         inference_ms: tensors made, the policy evaluated, its chunk in the robot's units.
         safety_ms: limits.
@@ -122,7 +122,7 @@ class Engine:
         registry: where the active W of each robot is read.
         metrics: where latencies and safety events are counted.
         queue_depth: how many observations may wait; more are refused at once.
-        prepare_thread: called once in the inference thread, before its first answer.
+        prepare_thread: called once in each thread that answers, before its first answer.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Engine:
         """Answer one observation.
 
         Args:
-            read: the call, or a function that makes it; that runs in the inference thread.
+            read: the call, or a function that makes it; that runs where the answer is computed.
 
         Raises:
             Overloaded: the queue is full.
@@ -175,6 +175,8 @@ class Engine:
     ) -> None:
         """As `act`, for a function on the event loop: `done` is called there with the outcome.
 
+        That may be before this returns.
+
         Raises:
             Overloaded, NotReady: at once; `done` is then not called.
         """
@@ -188,6 +190,10 @@ class Engine:
         """Answer one made-up observation for each robot, so that the first real one is not slow."""
         for robot, seat in self._seats.items():
             await self.act(ActCall(robot, blank_observation(seat.policy.spec), seed=0))
+
+    def let_loop_help(self, short_s: float) -> None:
+        """Let the running event loop answer what is answered in less than `short_s`."""
+        self._thread.let_loop_help(short_s)
 
     def close(self) -> None:
         """Finish what is being answered, refuse what waits, end the thread."""

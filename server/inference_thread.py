@@ -2,13 +2,20 @@
 
 A `ThreadPoolExecutor` of one thread does the same; this does it in a third of the instructions,
 which counts because a policy's evaluation has just pushed everything else out of the caches.
+
+A small policy answers in a few milliseconds, and waking one thread and then the other is a tenth
+of that. So an event loop may help out: what it asks while nothing else waits it computes itself, as
+long as calls have been short.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
+import time
+from collections import deque
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, final
@@ -23,6 +30,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RETRY_AFTER_S = 1
+# So many answers in a row have to be short before a loop computes one.
+_RECENT = 16
 
 
 class Overloaded(SelfAlignError):
@@ -52,17 +61,29 @@ class InferenceThread:
     Args:
         depth: how many calls may wait; more are refused at once.
         prepare: called once in the thread, before the first call.
+        now_s: a monotonic clock.
     """
 
-    def __init__(self, depth: int, prepare: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        depth: int,
+        prepare: Callable[[], None],
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._depth = depth
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._lock = threading.Lock()
+        self._computing = threading.Lock()
         self._in_flight = 0
         self._is_closed = False
-        self._thread = threading.Thread(
-            target=self._run, args=(prepare,), name="inference", daemon=True
-        )
+        self._prepare = prepare
+        self._now_s = now_s
+        self._helper: asyncio.AbstractEventLoop | None = None
+        self._has_helped = False
+        self._short_s = 0.0
+        self._recent_s = deque([math.inf] * _RECENT, _RECENT)
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     @property
     def in_flight(self) -> int:
@@ -73,6 +94,15 @@ class InferenceThread:
     def is_closed(self) -> bool:
         """Whether it has been told to end."""
         return self._is_closed
+
+    def let_loop_help(self, short_s: float) -> None:
+        """From now on the running event loop computes what it asks for, if it does not wait long.
+
+        That is: nothing else waits or is computed, the last 16 answers took less than `short_s`
+        each, and the loop has turned since it last did so. Everything else goes to the thread.
+        """
+        self._prepare()
+        self._helper, self._short_s = asyncio.get_running_loop(), short_s
 
     def submit(self, compute: Callable[[], T]) -> asyncio.Future[T]:
         """Queue a call, from a coroutine; what is computed settles the future.
@@ -103,9 +133,32 @@ class InferenceThread:
             if self._in_flight > self._depth:
                 raise Overloaded(self._depth)
             self._in_flight += 1
-            self._calls.put(call)
-            if self._thread.ident is None:
-                self._thread.start()
+            is_for_loop = self._is_for_loop(call)
+            if not is_for_loop:
+                self._calls.put(call)
+                if self._thread.ident is None:
+                    self._thread.start()
+        if is_for_loop:
+            self._help(call)
+
+    def _is_for_loop(self, call: _Call) -> bool:
+        return (
+            call.loop is self._helper
+            and self._in_flight == 1
+            and not self._has_helped
+            and max(self._recent_s) < self._short_s
+        )
+
+    def _help(self, call: _Call) -> None:
+        """Compute a call on the event loop, which then has to turn before it does so again."""
+        self._has_helped = True
+        try:
+            call.done(self._outcome(call))
+        finally:
+            call.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._has_helped = False
 
     def close(self) -> None:
         """Finish what is being computed, refuse what waits, end the thread. Idempotent."""
@@ -118,9 +171,9 @@ class InferenceThread:
             self._is_closed = True
             self._calls.put(None)
 
-    def _run(self, prepare: Callable[[], None]) -> None:
+    def _run(self) -> None:
         try:
-            prepare()
+            self._prepare()
         except Exception:
             logger.exception("the inference thread could not be prepared; every call is refused")
             self._end()
@@ -130,22 +183,33 @@ class InferenceThread:
             del call
 
     def _answer(self, call: _Call) -> None:
-        outcome: Any = None
-        try:
-            if self._is_closed:
-                raise NotReady("the server is stopping")
-            if not call.is_dropped():
-                outcome = call.compute()
-        except Exception as error:  # noqa: BLE001 - the one edge of this thread; told to the caller
-            outcome = error
-        # The place is free before the caller can ask again.
-        with self._lock:
-            self._in_flight -= 1
+        outcome = self._outcome(call)
         try:
             call.loop.call_soon_threadsafe(call.done, outcome)
         except RuntimeError:
             # The event loop has ended, and with it whoever asked.
             return
+
+    def _outcome(self, call: _Call) -> Any:
+        outcome: Any = None
+        # A loop that does not help may ask while the other computes.
+        with self._computing:
+            started_s = self._now_s()
+            try:
+                if self._is_closed:
+                    raise NotReady("the server is stopping")
+                if not (is_refused := call.is_dropped()):
+                    outcome = call.compute()
+            except Exception as error:  # noqa: BLE001 - the one edge of this class; told to the caller
+                outcome, is_refused = error, True
+            took_s = self._now_s() - started_s
+        # The place is free before the caller can ask again.
+        with self._lock:
+            self._in_flight -= 1
+            # A refusal says nothing about how long an answer takes, unless it took as long.
+            if took_s >= self._short_s or not is_refused:
+                self._recent_s.append(took_s)
+        return outcome
 
 
 class _Call(NamedTuple):

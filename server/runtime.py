@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# A period of play at 50 Hz: for so long nothing else on the event loop need be looked after.
+_SHORT_S = 0.02
+
 
 @final
 class Runtime:
@@ -120,6 +123,9 @@ class Runtime:
         await asyncio.to_thread(self.ingest.start)
         await asyncio.to_thread(self.sessions.start)
         await self.engine.warm_up()
+        if self.policy.device.type == "cpu" and not self.settings.compile:
+            # A GPU's stream and what was compiled belong to one thread.
+            self.engine.let_loop_help(_SHORT_S)
         self.is_ready = True
         self.metrics.ready.set(1)
 

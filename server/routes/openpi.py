@@ -96,7 +96,7 @@ async def _converse(websocket: WebSocket, runtime: Runtime, spec: RobotSpec) -> 
 
 
 def _read(body: bytes, runtime: Runtime, spec: RobotSpec) -> ActCall:
-    """The call that an openpi message asks for. Runs in the inference thread."""
+    """The call that an openpi message asks for. Runs where it is answered."""
     if len(body) > runtime.settings.max_body_bytes:
         raise too_large(len(body), runtime.settings.max_body_bytes)
     value = unpack(body)

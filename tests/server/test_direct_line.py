@@ -217,6 +217,19 @@ def test_observations_sent_before_the_greeting_and_in_both_formats_are_answered(
         assert registry.get_sample_value("selfalign_act_requests_total", labels) == count
 
 
+def test_answers_of_loop_and_thread_keep_the_order_of_their_messages(tmp_path: Path) -> None:
+    runtime = make_runtime(tmp_path)
+    policy = fake_policy(runtime)
+    count = 200
+    with listening(runtime) as address, connect(f"ws://{address}/act/stream") as socket:
+        socket.recv(WAIT_S)
+        for number in range(count):
+            socket.send(pack(observation(observation_seq=number)))
+        found = [unpack(socket.recv(WAIT_S))["observation_seq"] for _ in range(count)]
+    assert found == list(range(count))
+    assert len(policy.threads) == 2, f"all answers were computed in {policy.threads}"
+
+
 def test_a_full_queue_is_answered_at_once(tmp_path: Path) -> None:
     runtime = make_runtime(tmp_path, queue_depth=1)
     policy = fake_policy(runtime)
