@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # A period of play at 50 Hz: for so long nothing else on the event loop need be looked after.
 _SHORT_S = 0.02
+# Ten times as far from the base as the gates let alignment go: a file of nonsense.
+_LARGEST_W = 1000.0
 
 
 @final
@@ -59,10 +61,12 @@ class Runtime:
         self._lock = DataLock(settings.data_dir)
         with ExitStack() as undo:
             undo.callback(self._lock.release)
+            base_w = policy.base_w()
             self.registry = Registry(
                 settings.data_dir / "w",
-                policy.base_w(),
+                base_w,
                 policy.base_sha256,
+                max_norm=_LARGEST_W * float(base_w.norm()) or None,
                 keep_resident=settings.keep_resident,
             )
             self.registry.subscribe(self._count_swap)

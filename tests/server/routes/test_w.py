@@ -50,6 +50,13 @@ def problem(response: Any, status: int, code: str) -> str:
     return detail
 
 
+def test_a_w_far_beyond_the_base_is_refused(client: TestClient) -> None:
+    said = problem(upload(client, candidate(1e30)), 422, "bad-snapshot")
+
+    assert "norm of W is" in said
+    assert [each["version"] for each in client.get("/w").json()["versions"]] == [0]
+
+
 def test_base_is_version_zero(client: TestClient) -> None:
     body = client.get("/w").json()
     assert (body["robot"], body["active"]) == ("arm", 0)
