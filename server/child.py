@@ -94,7 +94,9 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(given["parent"], signal.SIGKILL if given["kill"] else signal.SIGTERM)
     lower_priority(given["nice"])
-    logging.basicConfig(level=given["log_level"], format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=given["log_level"], format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     link = Link(Connection(given["pipe"]), Heartbeat(given["beat"]))
     module, _, function = target.partition(":")
     run: Callable[[Link, dict[str, Any]], None] = getattr(importlib.import_module(module), function)

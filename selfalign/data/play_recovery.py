@@ -72,7 +72,8 @@ def recover(folders: StoreFolders, resume: frozenset[str] = frozenset()) -> Reco
             _quarantine(path, folders)
             fates.setdefault("quarantined", []).append(path.stem)
     report = RecoveryReport(**{fate: tuple(ids) for fate, ids in fates.items()})
-    logger.info("play store recovered: %s", report)
+    if fates:
+        logger.info("play store recovered: %s", report)
     return report
 
 
