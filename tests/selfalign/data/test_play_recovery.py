@@ -391,13 +391,3 @@ def test_episode_can_be_resumed_after_a_crash_at_any_instant(tmp_path, killed):
             assert_is_steps(store.open(episode).read(0, 7), 0, 7, crash_writer.SPEC)
         # All but those that died before the record was there or after it was sealed.
         assert len(store.recovery.resumable) > len(killed.numbers) / 3
-
-
-def test_only_what_was_recovered_is_reported(tmp_path, caplog) -> None:
-    caplog.set_level("INFO", logger="selfalign.data.play_recovery")
-    with open_store(tmp_path) as store:
-        store.start_episode(SPEC).append(step(0))
-    assert caplog.records == []
-    with open_store(tmp_path):
-        pass
-    assert "play store recovered" in caplog.text

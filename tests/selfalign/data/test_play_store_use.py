@@ -121,3 +121,12 @@ def test_root_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot hold"):
         open_store(tmp_path / "file")
+
+
+def test_only_what_was_recovered_is_reported(tmp_path, caplog):
+    caplog.set_level("INFO", logger="selfalign.data.play_recovery")
+    open_store(tmp_path).close()
+    assert caplog.records == []
+    (tmp_path / "staging" / "left-behind").mkdir()
+    open_store(tmp_path).close()
+    assert "discarded=('left-behind',)" in caplog.text
