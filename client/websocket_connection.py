@@ -175,8 +175,11 @@ class WebSocketConnection:
                 self._take(event)
 
     def _write(self) -> None:
+        parts = self._protocol.data_to_send()
+        if not parts:
+            return
         self._stream.settimeout(None)
-        for data in self._protocol.data_to_send():
+        for data in parts:
             if data:
                 self._stream.sendall(data)
             else:

@@ -122,7 +122,7 @@ class RobotIO:
                 f"{len(continuations)} continuations for {len(observations)} observations; give "
                 "one each, or none at all"
             )
-        raw_state = np.stack([observation.state for observation in observations])
+        raw_state = np.array([observation.state for observation in observations])
         overlap = self._overlap(continuations or [], raw_state)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         # Guidance takes gradients, which inference mode forbids.

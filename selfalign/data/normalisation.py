@@ -37,6 +37,7 @@ class Normaliser:
         self.width = width
         _check_limits(self._low, self._high, width)
         self._half_span = (self._high - self._low) / 2.0
+        self._middle = (self._high + self._low) / 2.0
         self._mask = np.arange(width) < self.dimensions
         for array in (self._low, self._high, self._mask):
             array.setflags(write=False)
@@ -92,11 +93,12 @@ class Normaliser:
         Raises:
             NormalisationError: the last axis is not W.
         """
-        padded = np.asarray(values, dtype=np.float64)
+        padded = np.asarray(values)
         _check_last_axis(padded, self.width, "values to denormalise")
         # What is not finite passes through, without a warning on every call.
         with np.errstate(over="ignore", invalid="ignore"):
-            raw = (padded[..., : self.dimensions] + 1.0) * self._half_span + self._low
+            raw = padded[..., : self.dimensions] * self._half_span
+            raw += self._middle
             return raw.astype(np.float32)
 
 

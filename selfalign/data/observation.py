@@ -123,7 +123,8 @@ def encode_frames(
     images = np.zeros((count, max_cameras, 3, size, size), np.float32)
     for slot, camera in enumerate(spec.cameras):
         for row, frame in enumerate(frames[camera.name]):
-            pixels = fit(frame, size).transpose(2, 0, 1)
+            # In order first, then to floats: one pass more, but neither by single bytes.
+            pixels = np.ascontiguousarray(fit(frame, size).transpose(2, 0, 1))
             np.divide(pixels, np.float32(half), out=images[row, slot], dtype=np.float32)
     images -= np.float32(1.0)
     return images, np.arange(max_cameras) < len(spec.cameras)
