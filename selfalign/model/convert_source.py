@@ -78,7 +78,7 @@ def open_source(
         config = ModelConfig.load(directory / "config.json")
         found = {key: Place(file, key) for file in files for key in file.entries}
         return _checked(Source(kind, settings, config, _stacked(found), {}, {}), directory)
-    found, dropped = _renamed(files, directory)
+    found, dropped = _renamed(files, directory, tied=kind != "lerobot")
     config = published_config(
         kind, settings, keys.flavour_of(set(found)), horizon=horizon, like=like
     )
@@ -112,14 +112,21 @@ def _weight_files(directory: Path) -> list[TensorFile]:
 
 
 def _renamed(
-    files: list[TensorFile], directory: Path
+    files: list[TensorFile], directory: Path, *, tied: bool
 ) -> tuple[dict[str, Place], dict[str, list[str]]]:
-    """Places by our names, and the keys that are left out, by the reason."""
+    """Places by our names, and the keys that are left out, by the reason.
+
+    `tied` says that the source keeps token embedding and language head equal.
+    """
+    everything = {key for file in files for key in file.entries}
     found: dict[str, Place] = {}
     dropped: dict[str, list[str]] = defaultdict(list)
     unknown: list[str] = []
     for place in (Place(file, key) for file in files for key in sorted(file.entries)):
-        if why := keys.unused_because(place.key):
+        why = keys.unused_because(place.key)
+        if not tied and keys.is_spare_head(place.key, everything):
+            why = "a language head that nothing reads"
+        if why:
             dropped[why].append(place.key)
             continue
         try:

@@ -5,6 +5,7 @@ puts `model.` before every name, and the fork with TTT adds its own.
 """
 
 import re
+from collections.abc import Container
 from typing import Literal
 
 from selfalign.errors import ModelError
@@ -91,6 +92,17 @@ def unused_because(key: str) -> str | None:
     if _FORK_TTT.fullmatch(bare) and "adarms_gate_dense" not in bare:
         return None
     return next((why for why, keys in _UNUSED.items() if keys.fullmatch(bare)), None)
+
+
+def is_spare_head(key: str, others: Container[str]) -> bool:
+    """True for PaliGemma's language head where the token embedding stands beside it.
+
+    LeRobot does not tie them: training changes the embedding, which the policy reads, alone.
+    """
+    start, root, _ = key.rpartition(f"{_ROOT}paligemma.lm_head.weight")
+    return (
+        bool(root) and f"{start}{_ROOT}paligemma.model.language_model.embed_tokens.weight" in others
+    )
 
 
 def fast_row(name: str) -> tuple[str, int] | None:

@@ -92,6 +92,19 @@ def test_two_embeddings_that_differ_are_refused(tmp_path: Path) -> None:
         converted(tmp_path, tensors)
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_head_that_lerobot_does_not_tie_gives_way_to_the_embedding(
+    tmp_path: Path, prefix: str
+) -> None:
+    """LeRobot 0.6 makes its language model anew after tying: a fine-tuned file has both, unlike."""
+    tensors = tensors_of()
+    tensors[EMBED] = tensors[LM_HEAD] + 1
+    expected = tensors[EMBED].clone()
+    named = {prefix + key: tensor for key, tensor in tensors.items()}
+    written = converted(tmp_path, named, {"type": "pi0", "chunk_size": 6})
+    assert torch.equal(written["embed_tokens.weight"], expected)
+
+
 def test_no_embedding_at_all_is_a_missing_key(tmp_path: Path) -> None:
     tensors = tensors_of()
     del tensors[LM_HEAD]
