@@ -1,7 +1,8 @@
 """A chunk at pi0's real widths, beside transformers' and openpi's own pi0 on the same weights.
 
-`make bench-full ARGS="--depth 4 --vision-depth 4 --dtypes float32 bfloat16"`. Calls alternate, one
-thread, processor time; every chunk is compared. openpi runs in its own environment, which
+`make bench-full ARGS="--depth 4 --vision-depth 4 --dtypes float32 bfloat16"`. Calls alternate; one
+thread and its processor time, or OMP_NUM_THREADS threads by the clock, on a quiet machine; every
+chunk is compared. openpi runs in its own environment, which
 OPENPI_PYTHON (its interpreter) and OPENPI_SOURCE (its checkout) name; without them it is left out.
 """
 
@@ -34,9 +35,11 @@ from tests.benchmarks.full_model import (
     Ours,
     Stock,
     cast,
+    deep,
     full_geometry,
     observation,
     random_model,
+    timed_by,
 )
 from tests.parity.published import published_weights
 from tests.parity.seeded import Geometry, Inputs
@@ -65,7 +68,7 @@ def compare(
     for count in cameras:
         given = observation(geometry, count, policy.config.flavour)
         ours = Ours(policy, given, policy.base_w())
-        ours.parts()  # prepares what is kept for all chunks
+        policy.act_path(1)  # prepares what is kept for all chunks
         mine: list[dict[str, float]] = []
         theirs: list[float] = []
         for _ in range(repeats):
@@ -85,13 +88,15 @@ def compare(
                 "flavour": policy.config.flavour,
                 "prompt": int(given.token_mask.sum()),
                 "dtype": str(policy.dtype).removeprefix("torch."),
-                "depth": geometry.depth,
-                "vision_depth": geometry.vision_depth,
+                "depth": policy.config.language.depth,
+                "vision_depth": policy.config.vision.depth,
+                "different_layers": geometry.depth,
                 "rival_ms": rounded(percentile(theirs, 50)),
                 "ours_ms": {part: rounded(value) for part, value in p50.items()},
                 "largest_difference": rounded(float((chunk - expected.float()).abs().max())),
                 "largest_action": rounded(float(expected.abs().max())),
                 "repeats": repeats,
+                "threads": torch.get_num_threads(),
             },
         )
 
@@ -107,16 +112,20 @@ def openpi(policy: Policy, geometry: Geometry, cameras: tuple[int, ...]) -> Iter
     with tempfile.TemporaryDirectory(prefix="selfalign-openpi-") as name:
         folder = Path(name)
         save_file(
-            {k: v.contiguous() for k, v in published_weights(policy).items()},
+            unshared(published_weights(policy)),
             folder / "weights.safetensors",
         )
         for count in cameras:
             given = observation(geometry, count, policy.config.flavour)
             save_given(given, folder / f"given_{count}.safetensors")
         script = str(Path(__file__).with_name("full_openpi.py"))
-        dtype = str(policy.dtype).removeprefix("torch.")
-        told = [json.dumps(asdict(geometry)), dtype, policy.config.flavour]
-        command = [python, script, source, str(folder), *told]
+        told = {
+            "fields": asdict(geometry),
+            "depths": [policy.config.language.depth, policy.config.vision.depth],
+            "dtype": str(policy.dtype).removeprefix("torch."),
+            "flavour": policy.config.flavour,
+        }
+        command = [python, script, source, str(folder), json.dumps(told)]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
@@ -132,6 +141,14 @@ def openpi(policy: Policy, geometry: Geometry, cameras: tuple[int, ...]) -> Iter
                 return load_file(folder / "chunk.safetensors")["chunk"], took
 
             yield chunk
+
+
+def unshared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor under its first name: layers that come again are left out."""
+    names: dict[int, str] = {}
+    for name, tensor in weights.items():
+        names.setdefault(tensor.data_ptr(), name)
+    return {name: weights[name].contiguous() for name in names.values()}
 
 
 def answer(line: str) -> dict[str, float]:
@@ -153,12 +170,13 @@ def against(
 ) -> Iterator[Figure]:
     """The rivals in turn, on the same weights in one precision. transformers has no pi0.5."""
     if "openpi" in rivals:
+        policy = timed_by(policy, "summed")
         with openpi(policy, geometry, cameras) as rival:
             if rival is not None:
                 yield from compare(policy, geometry, "openpi", rival, cameras, repeats)
     if "transformers" in rivals and policy.config.flavour == "pi0":
         # It has one precision for all weights.
-        policy = cast(policy, policy.dtype, mixed=False)
+        policy = timed_by(cast(policy, policy.dtype, mixed=False), "even")
         stock = Stock(geometry, policy).chunk
         yield from compare(policy, geometry, "transformers", stock, cameras, repeats)
 
@@ -168,6 +186,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make bench-full", description=__doc__)
     parser.add_argument("--depth", type=int, default=2, help="layers of language and expert")
     parser.add_argument("--vision-depth", type=int, default=4)
+    parser.add_argument(
+        "--different", type=int, help="how many layers have weights of their own; the rest repeats"
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--flavours", nargs="+", choices=PROMPTS, default=["pi0"])
     parser.add_argument("--skip-align", action="store_true")
@@ -182,10 +203,13 @@ def main(arguments: list[str]) -> int:
         return 0
     cameras = tuple(options.cameras)
     for flavour in options.flavours:
-        geometry = full_geometry(options.depth, options.vision_depth, flavour)
+        most = options.different or max(options.depth, options.vision_depth)
+        depths = (min(options.depth, most), min(options.vision_depth, most))
+        geometry = full_geometry(*depths, flavour)
         for dtype in options.dtypes:
             precision = getattr(torch, dtype)
             policy = cast(random_model(geometry, flavour, dtype=precision), precision, mixed=True)
+            policy = deep(policy, options.depth, options.vision_depth)
             for figure in against(options.rivals, policy, geometry, cameras, options.repeats):
                 print(figure.line(), flush=True)
     if not options.skip_align:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfalign.model import flow
 from selfalign.model.keys import keeps_float32
 from selfalign.model.policy import Policy
 from selfalign.model.weights import FastWeights
+from tests.benchmarks.full_depth import deepen, repeat
 from tests.parity.published import small_config
 from tests.parity.seeded import Geometry, Inputs
 from tests.parity.stock import stock_arguments, stock_model
@@ -95,6 +97,29 @@ def cast(policy: Policy, dtype: torch.dtype, *, mixed: bool) -> Policy:
     return policy.freeze("benchmark")
 
 
+def deep(policy: Policy, depth: int, vision_depth: int) -> Policy:
+    """The policy at this depth: its layers come again, with the same weights, without TTT."""
+    config = policy.config
+    if (config.language.depth, config.vision.depth) == (depth, vision_depth):
+        return policy
+    repeat(policy.language.layers, depth)
+    repeat(policy.action.layers, depth)
+    repeat(policy.vision.tower.encoder.layers, vision_depth)
+    stacks = {key: {"depth": depth} for key in ("language", "action")}
+    parts: dict[str, dict[str, Any]] = {**stacks, "vision": {"depth": vision_depth}}
+    parts["ttt"] = {"layers": config.ttt_layers}
+    policy.config = config.model_copy(
+        update={key: getattr(config, key).model_copy(update=new) for key, new in parts.items()}
+    )
+    return policy.freeze("benchmark")
+
+
+def timed_by(policy: Policy, clock: flow.Clock) -> Policy:
+    """The policy with the rival's clock."""
+    policy.config = policy.config.model_copy(update={"flow_clock": clock})
+    return policy.freeze("benchmark")
+
+
 def observation(geometry: Geometry, cameras: int, flavour: str = "pi0") -> Inputs:
     """One observation with the first `cameras` of three cameras; images of all are there."""
     rng = np.random.default_rng(0)
@@ -123,7 +148,7 @@ class Ours:
     w: FastWeights
 
     def parts(self) -> tuple[Tensor, dict[str, float]]:
-        """A chunk, and the processor time of its parts [ms]."""
+        """A chunk, and the time of its parts [ms]."""
         given, cameras = self.given, int(self.given.image_mask.sum())
         images = torch.from_numpy(given.images[:, :cameras])
         mask = torch.ones(1, cameras, dtype=torch.bool)
@@ -157,9 +182,13 @@ class Stock:
         self.geometry = geometry
         with default_dtype(policy.dtype):
             self.model = stock_model(geometry, exact_time=True, weights_of=policy)
+        vlm, config = self.model.model.vlm, policy.config
+        stacks = [vlm.language_model, self.model.model.dit]
+        towers = [vlm.vision_tower.encoder.layers]
+        deepen(stacks, towers, config.language.depth, config.vision.depth)
 
     def chunk(self, given: Inputs) -> tuple[Tensor, dict[str, float]]:
-        """A chunk from the cameras that are there, without padding, and its processor time [ms]."""
+        """A chunk from the cameras that are there, without padding, and its time [ms]."""
         cameras = int(given.image_mask.sum())
         arguments: dict[str, Any] = stock_arguments(self.geometry, given)
         length = int(arguments["attention_mask"].sum())
@@ -177,7 +206,11 @@ class Stock:
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Processor time of this process for a call [ms]: the latency of one quiet core."""
-    started_ns = time.process_time_ns()
+    """Time of a call [ms]: by the clock for several threads, for one thread the processor's.
+
+    The latter is the latency of a quiet core, whatever else runs.
+    """
+    now_ns = time.perf_counter_ns if torch.get_num_threads() > 1 else time.process_time_ns
+    started_ns = now_ns()
     result = call()
-    return (time.process_time_ns() - started_ns) / 1e6, result
+    return (now_ns() - started_ns) / 1e6, result

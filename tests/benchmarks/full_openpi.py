@@ -1,9 +1,10 @@
 """openpi's own pi0 or pi0.5 in a process of its own, for tests/benchmarks/full.py.
 
 Run by the Python of an environment made as tests/parity/make_openpi_fixtures.py says:
-`python full_openpi.py OPENPI_SOURCE FOLDER GEOMETRY DTYPE FLAVOUR`. FOLDER holds the weights and
-the observations; every line on standard input is a number of cameras, every line of JSON on
-standard output the processor time of a chunk, which is left in the folder.
+`python full_openpi.py OPENPI_SOURCE FOLDER MODEL`. FOLDER holds the weights and the observations,
+MODEL is JSON: what else `build` takes. Every line on standard input is a number of cameras, every
+line of JSON on standard output the time of a chunk (as full_model.timed takes it), which is left in
+the folder.
 """
 
 import json
@@ -20,13 +21,21 @@ from safetensors.torch import load_file, save_file
 TESTS = Path(__file__).parents[1]
 
 
-def build(openpi: Path, folder: Path, fields: dict[str, int], dtype: str, flavour: str) -> Any:
+def build(
+    openpi: Path,
+    folder: Path,
+    fields: dict[str, int],
+    depths: tuple[int, int],
+    dtype: str,
+    flavour: str,
+) -> Any:
     """openpi's model with the weights in the folder; what they lack is never read."""
     sys.path[:0] = [
         str(TESTS / "parity"),
         str(openpi / "src"),
         str(openpi / "packages/openpi-client/src"),
     ]
+    from full_depth import deepen
     from make_openpi_fixtures import shrink
     from seeded import Geometry
 
@@ -49,6 +58,10 @@ def build(openpi: Path, folder: Path, fields: dict[str, int], dtype: str, flavou
     tied = {"paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"}
     if set(missing) - expected - tied or unknown:
         raise SystemExit(f"missing {missing}, unknown {unknown}")
+    experts = model.paligemma_with_expert
+    paligemma = experts.paligemma.model
+    stacks = [paligemma.language_model, experts.gemma_expert.model]
+    deepen(stacks, [paligemma.vision_tower.vision_model.encoder.layers], *depths)
     return model
 
 
@@ -66,19 +79,20 @@ def observation(given: dict[str, torch.Tensor]) -> Any:
     )
 
 
-def main(openpi: Path, folder: Path, fields: dict[str, int], dtype: str, flavour: str) -> None:
+def main(openpi: Path, folder: Path, told: dict[str, Any]) -> None:
     """Serve chunks until standard input ends."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    model = build(openpi, folder, fields, dtype, flavour)
+    model = build(openpi, folder, **told)
+    now_ns = time.perf_counter_ns if torch.get_num_threads() > 1 else time.process_time_ns
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         given = load_file(folder / f"given_{line.strip()}.safetensors")
-        started_ns = time.process_time_ns()
+        started_ns = now_ns()
         chunk = model.sample_actions("cpu", observation(given), noise=given["noise"], num_steps=10)
-        took_ms = (time.process_time_ns() - started_ns) / 1e6
+        took_ms = (now_ns() - started_ns) / 1e6
         save_file({"chunk": chunk.contiguous()}, folder / "chunk.safetensors")
         print(json.dumps({"chunk": took_ms}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), *sys.argv[4:6])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
