@@ -14,13 +14,15 @@ from pydantic import ValidationError
 
 from selfalign.errors import SelfAlignError
 from server.listen import DrainServer, StartError, bind, uvicorn_config
-from server.settings import Settings
+from server.settings import Settings, misspelt
 from server.version import package_version
 
 if TYPE_CHECKING:
     import socket
 
     from server.runtime import Runtime
+
+logger = logging.getLogger("server")
 
 _EXIT_BAD_START = 2
 _EPILOG = """\
@@ -48,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for line in misspelt():
+        logger.warning(line)
     # Heavy imports only now, so that a wrong option or a taken port is reported at once.
     from server.app import create_app
     from server.runtime import load_runtime

@@ -24,18 +24,31 @@ class DataDirInUse(SelfAlignError):
         )
 
 
+class DataDirUnusable(SelfAlignError):
+    """Nothing can be written there."""
+
+    def __init__(self, root: Path, error: OSError) -> None:
+        super().__init__(
+            f"data directory {root} cannot be used: {error.strerror}; it must be a directory that "
+            "the server may write to, choose another with --data-dir"
+        )
+
+
 @final
 class DataLock:
     """Holds a data directory until `release`, or until the process dies in whatever way.
 
     Raises:
         DataDirInUse: another process holds it.
-        OSError: the directory cannot be made or written to.
+        DataDirUnusable: the directory cannot be made or written to.
     """
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(root / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(root / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DataDirUnusable(root, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from selfalign.hub import HubError, is_hub_id, resolve_model
 
+_PREFIX = "SELFALIGN_"
+# Read elsewhere: by the helper processes, and by tests.
+_NO_SETTINGS = frozenset({"SELFALIGN_CHILD", "SELFALIGN_LEROBOT_PYTHON"})
 SHIPPED_SPECS = Path(__file__).parent / "specs"
 
 
@@ -23,7 +28,7 @@ class Settings(BaseSettings):
     """Everything that can be set, by argument or by environment variable `SELFALIGN_<NAME>`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SELFALIGN_", frozen=True, extra="forbid", protected_namespaces=()
+        env_prefix=_PREFIX, frozen=True, extra="forbid", protected_namespaces=()
     )
 
     model_dir: Path | None = Field(
@@ -110,3 +115,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+
+def misspelt(variables: Iterable[str] = os.environ) -> list[str]:
+    """What to say of variables `SELFALIGN_<NAME>` that set nothing, one line each."""
+    known = [name.upper() for name in Settings.model_fields]
+    lines = []
+    for variable in sorted(variables):
+        name = variable.removeprefix(_PREFIX)
+        if name != variable and name not in known and variable not in _NO_SETTINGS:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; did you mean {_PREFIX}{near[0]}?" if near else ""
+            lines.append(f"{variable} is no setting and changes nothing{meant}")
+    return lines

@@ -192,7 +192,8 @@ def _parse(path: Path) -> object:
         text = data.decode()
         return tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"{path}: not valid {path.suffix[1:].upper()}: {error}") from error
+        said = " ".join(str(error).split())
+        raise SpecError(f"{path}: not valid {path.suffix[1:].upper()}: {said}") from error
 
 
 def _explain(error: ValidationError) -> str:

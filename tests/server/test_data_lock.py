@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.data_lock import DataDirInUse, DataLock
+from server.data_lock import DataDirInUse, DataDirUnusable, DataLock
 from tests.fakes.running import make_runtime, serving
 
 if TYPE_CHECKING:
@@ -29,3 +29,14 @@ def test_a_runtime_holds_its_data_until_it_is_closed(tmp_path: Path) -> None:
 
     with serving(make_runtime(tmp_path)) as client:
         assert client.get("/readyz").status_code == 200
+
+
+def test_a_data_directory_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "data"
+    file.write_text("no directory")
+
+    for root in (file, file / "below"):
+        with pytest.raises(
+            DataDirUnusable, match=f"data directory {root} cannot be used: .*--data-dir"
+        ):
+            DataLock(root)

@@ -11,6 +11,7 @@ import pytest
 from selfalign.model.checkpoint import save_policy
 from server.__main__ import greeting, main, read_settings
 from server.listen import StartError, bind
+from server.settings import misspelt
 from server.version import package_version
 from tests.fakes.running import arm_spec, dummy_policy, make_runtime
 
@@ -131,6 +132,16 @@ def test_a_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(StartError, match=r"setting queue_depth: .*'many'"):
         read_settings([])
+
+
+def test_a_misspelt_variable_is_told_and_what_was_meant() -> None:
+    variables = ("SELFALIGN_QUOTA_BYTE", "SELFALIGN_PORT", "SELFALIGN_CHILD", "SELFALIGN_X", "HOME")
+
+    assert misspelt(variables) == [
+        "SELFALIGN_QUOTA_BYTE is no setting and changes nothing; "
+        "did you mean SELFALIGN_QUOTA_BYTES?",
+        "SELFALIGN_X is no setting and changes nothing",
+    ]
 
 
 def test_the_greeting_says_where_what_and_which_w(tmp_path: Path) -> None:

@@ -153,8 +153,9 @@ def test_data_that_is_no_mapping_is_refused(data):
 def test_file_that_holds_no_spec_is_refused(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(SpecError, match=said) as refused:
         RobotSpec.from_file(path)
+    assert "\n" not in str(refused.value)
 
 
 def test_missing_file_is_named(tmp_path):
