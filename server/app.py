@@ -50,6 +50,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     problems.install(app)
     for module in (act, play, align, w, robots, info, health, openpi):
         app.include_router(module.router)
+    app.add_api_websocket_route("/{path:path}", info.no_such_websocket)
     app.openapi_schema = without_defaults(app.openapi())
     return app
 

@@ -26,8 +26,10 @@ const body = (title, content, parent) => {
   const media = content && (content['application/json'] || Object.values(content)[0]);
   if (!media) return;
   show('h4', title + ' (' + Object.keys(content).join(', ') + ')', parent);
-  const example = media.example ?? Object.values(media.examples ?? {})[0]?.value;
-  if (example !== undefined) { show('div', 'Example', parent); json(example, parent); }
+  const examples = media.examples ?? (media.example ? {'': {value: media.example}} : {});
+  for (const [name, example] of Object.entries(examples)) {
+    show('div', 'Example ' + name.replaceAll('_', ' '), parent); json(example.value, parent);
+  }
   if (media.schema) {
     const more = document.createElement('details'); show('summary', 'Schema', more);
     json(media.schema, more); parent.append(more);

@@ -6,16 +6,16 @@ import html
 import time
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import HTMLResponse, Response
 
 from server.body import reply
 from server.pages import docs_page, home_page
-from server.problems import ProblemError
+from server.problems import ProblemError, problem_response
 from server.routes.openapi import problems, reply_body
 from server.version import package_version
 from server.wire.messages import InfoReply
-from server.wire.problems import PROBLEMS
+from server.wire.problems import PROBLEMS, problem
 
 if TYPE_CHECKING:
     from selfalign.data.spec import RobotSpec
@@ -65,6 +65,13 @@ async def problem_kind(code: str) -> HTMLResponse:
         f"<p>Code <code>{code}</code>, HTTP status {status}. The <code>detail</code> of the reply "
         "says what was wrong in your request.</p>"
     )
+
+
+async def no_such_websocket(websocket: WebSocket) -> None:
+    """Answer the handshake on any other route."""
+    path = websocket.url.path
+    detail = f"there is no websocket {path!r:.60}; there are /, /act/stream and /play"
+    await websocket.send_denial_response(problem_response(problem("not-found", detail)))
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

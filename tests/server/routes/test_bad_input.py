@@ -248,6 +248,13 @@ def refused_handshake(client: TestClient, path: str, headers: dict[str, str]) ->
     return refused.value
 
 
+@pytest.mark.parametrize("path", ["/act/strem", "/w"])
+def test_a_websocket_that_is_not_there_is_not_found(client: TestClient, path: str) -> None:
+    refused = refused_handshake(client, path, {})
+
+    assert_problem(refused, 404, "not-found", repr(path), "/act/stream")
+
+
 def test_a_robot_that_asks_for_more_than_the_model_has_is_refused(client: TestClient) -> None:
     from selfalign.align.robot_io import RobotIO
     from selfalign.errors import SpecError
