@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ActMessage:
     """One request to `/act`, on its way through the engine.
 
-    `read` runs where the answer is computed; after it the other attributes say how to answer. `reply`
-    sets `timing_ms`, which is for the metrics as well.
+    `read` runs where the answer is computed; after it the other attributes say how to answer.
+    `reply` sets `timing_ms`, which is for the metrics as well.
 
     Args:
         runtime: the running server.
