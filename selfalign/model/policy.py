@@ -41,8 +41,8 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.processing = processing
         self.prompts = PromptEncoder(tokenizer or small_tokenizer(), config.max_prompt_tokens)
+        self.processing = processing
         if self.prompts.tokenizer.get_vocab_size() > config.vocab_size:
             raise ModelError(
                 f"the tokenizer has {self.prompts.tokenizer.get_vocab_size()} entries, the model "
@@ -78,6 +78,16 @@ class Policy(nn.Module):
         self._act_path: ActPath | None = None
         self._compile = False
         self._record: Recorder | None = None
+
+    @property
+    def processing(self) -> Processing | None:
+        """How numbers, images and prompts are made; None where nothing says so."""
+        return self._processing
+
+    @processing.setter
+    def processing(self, processing: Processing | None) -> None:
+        self._processing = processing
+        self.prompts.cleaned = processing is None or processing.source == "openpi"
 
     def live_w0(self) -> FastWeights:
         """W0 as the parameters themselves, for stage 1, which trains them."""

@@ -70,7 +70,7 @@ class Statistics(_Frozen):
 class Processing(_Frozen):
     """What happens to the numbers, images and prompts of a checkpoint, outside the network."""
 
-    source: Literal["openpi", "lerobot"] = Field(description="Whose epsilons and precision")
+    source: Literal["openpi", "lerobot"] = Field(description="Whose rounding and prompts")
     state: Statistics
     action: Statistics
     delta_actions: tuple[bool, ...] | None = Field(

@@ -88,11 +88,16 @@ def state_prompt(text: str, state_D: NDArray[np.floating]) -> str:
 
 @final
 class PromptEncoder:
-    """Instructions to padded token tensors, in the format of pi0 or, with a state, of pi0.5."""
+    """Instructions to padded token tensors, in the format of pi0 or, with a state, of pi0.5.
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    `cleaned` says whether pi0's instructions are cleaned: by openpi, not by LeRobot. Both clean
+    those of pi0.5.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, *, cleaned: bool = True) -> None:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.cleaned = cleaned
         self._pad, self._bos, self._newline = (
             _special(tokenizer, name) for name in (PAD, BOS, NEWLINE)
         )
@@ -105,7 +110,8 @@ class PromptEncoder:
                 `Action: ` with it.
         """
         if state_D is None:
-            ids = [self._bos, *self._pieces(clean_text(text)), self._newline]
+            text_as_read = clean_text(text) if self.cleaned else text.removesuffix("\n")
+            ids = [self._bos, *self._pieces(text_as_read), self._newline]
         else:
             ids = [self._bos, *self._pieces(state_prompt(text, state_D))]
         if len(ids) > self.max_tokens:

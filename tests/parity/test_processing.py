@@ -17,6 +17,7 @@ from selfalign.data.observation import encode_frames
 from selfalign.data.resize import resize_with_pad
 from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.model.config import dummy_config
+from selfalign.model.policy import Policy
 from selfalign.model.processing import Processing, Statistics
 from selfalign.model.tokenizer import PromptEncoder, read_tokenizer, state_prompt
 from tests.parity import samples
@@ -54,14 +55,17 @@ def spec_of(shape: tuple[int, int] = (8, 8)) -> RobotSpec:
     )
 
 
-def numbers(source: str, method: str, *, delta: bool = False) -> RobotNumbers:
-    processing = Processing(
+def processing_of(source: str, method: str, *, delta: bool = False) -> Processing:
+    return Processing(
         source=source,
         state=Statistics(method=method, **samples.STATISTICS["state"]),
         action=Statistics(method=method, **samples.STATISTICS["action"]),
         delta_actions=samples.DELTA if delta else None,
     )
-    return RobotNumbers(spec_of(), CONFIG, processing)
+
+
+def numbers(source: str, method: str, *, delta: bool = False) -> RobotNumbers:
+    return RobotNumbers(spec_of(), CONFIG, processing_of(source, method, delta=delta))
 
 
 def same(ours: NDArray[np.float32], theirs: NDArray[np.floating]) -> None:
@@ -146,6 +150,22 @@ def test_state_prompts_are_lerobot_s_to_the_letter() -> None:
     for row in rows("lerobot"):
         state = np.array(row["state"], np.float32)
         assert state_prompt(row["text"], state) == row["prompt"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_pi0_s_instruction_is_cleaned_by_openpi_alone(source: str) -> None:
+    """LeRobot's pi0 reads a task as it stands, with a newline where it ends without one."""
+    config = CONFIG.model_copy(update={"vocab_size": 4096})
+    tokenizer = read_tokenizer(HERE / "pieces.model")
+    policy = Policy(config, tokenizer)
+    # As `load_policy` does.
+    policy.processing = processing_of(source, "z_score")
+    prompts = policy.prompts
+    assert prompts.ids("pick_up\n") == prompts.ids("pick_up")
+    assert (prompts.ids(" pick_up ") == prompts.ids("pick up")) == (source == "openpi")
+    # The small tokenizer spells an underscore as a byte.
+    pieces = [prompts.tokenizer.id_to_token(i) for i in prompts.ids("pick_up")]
+    assert ("<0x5F>" in pieces) == (source == "lerobot")
 
 
 def test_the_prompt_reads_the_state_in_the_precision_of_the_source() -> None:
