@@ -1,5 +1,9 @@
-"""The traps of pi0 and pi0.5 that others fell into: scales, positions, clocks, padding."""
+"""The traps of pi0 and pi0.5 that others fell into: scales, positions, clocks, padding.
 
+docs/checkpoints.md lists all traps, and the test of each.
+"""
+
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,3 +142,22 @@ def test_the_sampler_takes_every_step_and_ends_at_the_action(steps: int, clock: 
     end = flow.sample(predict, torch.zeros(1, 2, 3), steps, "velocity", clock)
     np.testing.assert_allclose(times, 1 - np.arange(steps) / steps, atol=1e-7 * steps**0.5)
     np.testing.assert_allclose(end, -1.0, atol=1e-6)
+
+
+def test_two_models_of_a_process_share_no_w() -> None:
+    """The fork keeps its TTT layers in a dictionary of the class: a copy to adapt is no copy."""
+    one, other = (seeded_policy(GEOMETRY, "pi0") for _ in range(2))
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.add_(1.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_every_trap_of_the_document_names_a_test_that_exists() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) >= 40
+    for path, name in named:
+        assert f"def {name}(" in (root / path).read_text(encoding="utf-8"), f"{path}::{name}"
