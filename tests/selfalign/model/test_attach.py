@@ -42,7 +42,7 @@ def attached(root: Path, name: str = "whole", **options: object) -> Attached:
 
 def bare_policy(tensors: dict[str, Tensor], flavour: str) -> Policy:
     """The published policy alone: no layer has TTT, and so no W can have an effect."""
-    config = small_config(flavour, ttt={"layers": (), "heads": 2})
+    config = small_config(flavour, ttt={"layers": (), "heads": 2}, flow_clock="summed")
     policy = Policy(config).freeze()
     ours = {our_name(k): t for k, t in tensors.items() if unused_because(k) is None}
     policy.load_state_dict(ours, strict=False)
