@@ -273,7 +273,7 @@ def test_architecture_maps_no_file_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [p for p in TRACKED if p.suffix == ".md"], ids=lambda p: p.name
+    "document", [p for p in TRACKED if p.suffix == ".md"], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", document.read_text())
