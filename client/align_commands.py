@@ -23,7 +23,7 @@ class AlignCommands:
         """Begin to improve W.
 
         Args:
-            request: Robot, play, budget, losses and promotion; by default 50 steps on the latest
+            request: Robot, play, budget, losses and promotion; by default 25 steps on the latest
                 play of the default robot, and the result becomes active if it passes its gates.
 
         Raises:

@@ -12,13 +12,14 @@ from client.commands import align, robot, w
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ClientError
 from client.retry import Backoff
+from server.wire.operator import DEFAULT_STEPS
 
 _EPILOGUE = """examples:
   selfalign-client status
   selfalign-client act --blank
   selfalign-client act --image front=a.png --state 0,0,0,0,0,0,0,1 --instruction "touch it"
   selfalign-client play --from play.npz
-  selfalign-client align start --steps 50 --follow
+  selfalign-client align start --steps 25 --follow
   selfalign-client w list
   selfalign-client w rollback
 """
@@ -98,7 +99,7 @@ def _align(commands: Any) -> None:
     start = _command(commands, "start", align.start, "begin a session")
     start.add_argument("--episodes", nargs="+", metavar="ID", help="instead of the latest play")
     budget = start.add_mutually_exclusive_group()
-    budget.add_argument("--steps", type=int, help="how many steps (default 50)")
+    budget.add_argument("--steps", type=int, help=f"how many steps (default {DEFAULT_STEPS})")
     budget.add_argument("--seconds", type=float, help="how long")
     start.add_argument(
         "--off",

@@ -13,6 +13,7 @@ from client.errors import ClientError
 from client.operator_client import OperatorClient
 from client.tables import duration, table
 from server.wire.operator import (
+    DEFAULT_STEPS,
     AlignEvent,
     AlignRequest,
     AlignSession,
@@ -136,7 +137,8 @@ def _request(arguments: argparse.Namespace) -> AlignRequest:
     if arguments.seconds is not None:
         budget = Budget(steps=None, seconds=arguments.seconds)
     else:
-        budget = Budget(steps=50 if arguments.steps is None else arguments.steps, seconds=None)
+        steps = DEFAULT_STEPS if arguments.steps is None else arguments.steps
+        budget = Budget(steps=steps, seconds=None)
     return AlignRequest(
         robot=arguments.robot,
         source=EpisodeSource(episodes=arguments.episodes) if arguments.episodes else "live",

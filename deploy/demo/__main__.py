@@ -21,6 +21,7 @@ from deploy.demo.report import Outcome, figures, one_line, report, successes, ti
 from deploy.demo.server_process import ServerNotStarted, ServerProcess
 from deploy.demo.story import AlignmentFailed, Plan, Story, tell
 from selfalign.experiments.paired import compare
+from server.wire.operator import DEFAULT_STEPS
 
 
 class DemoFailed(Exception):
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--execute", type=count, help="steps of a chunk to execute before the next (default all)")
     add("--play-steps", type=count, default=130, help="steps of play a robot (default 130: 13 s)")
-    add("--align-steps", type=count, default=50, help="steps of alignment (default 50)")
+    add("--align-steps", type=count, default=DEFAULT_STEPS, help="steps of alignment (default 25)")
     add("--seed", type=int, default=0, help="draws robots, start states and play (default 0)")
     add("--model", metavar="DIR|ID", help="model to serve, directory or Hub id (default: shipped)")
     add(

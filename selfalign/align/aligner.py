@@ -4,7 +4,7 @@ The optimiser is Adam, written out for the two tensors of W, with the settings o
 """
 
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Final, Self, final
 
 import torch
 from pydantic import Field
@@ -18,6 +18,9 @@ from selfalign.model.weights import FastWeights
 
 Transitions = TransitionBatch | CachedTransitions
 
+STEPS: Final = 25
+"""Steps of a session. More fit its play more closely and other play of the robot less."""
+
 
 class AlignmentConfig(LossWeights):
     """How transitions become a new W."""
@@ -27,7 +30,9 @@ class AlignmentConfig(LossWeights):
     beta2: float = Field(0.99, ge=0, lt=1)
     epsilon: float = Field(1e-6, gt=0)
     batch_size: int = Field(32, ge=1, description="Transitions per step")
-    steps: int = Field(50, ge=1, description="Steps of a session, unless its budget says otherwise")
+    steps: int = Field(
+        STEPS, ge=1, description="Steps of a session, unless its budget says otherwise"
+    )
     micro_batch: int | None = Field(
         None, ge=1, description="Accumulate gradients over parts this big"
     )

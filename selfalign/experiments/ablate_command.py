@@ -102,7 +102,7 @@ def _add_measure(group: "argparse._ArgumentGroup") -> None:
     add("--robots", type=count, default=20, help="robots they are spread over (default 20)")
     add("--seed", type=int, default=0, help="draws robots, play and start states (default 0)")
     add("--split", choices=("test", "validation"), default="test")
-    add("--steps", type=count, default=50, help="alignment steps (default 50)")
+    add("--steps", type=count, default=25, help="alignment steps (default 25)")
     add(
         "--play-trajectories",
         type=_counts,

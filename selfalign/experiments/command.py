@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="robots for tables, or for choosing settings; validation also judges the gates",
     )
     add("--play-seconds", type=float, default=13.0, metavar="S", help="play (default 13)")
-    add("--steps", type=count, default=50, help="alignment steps (default 50)")
+    add("--steps", type=count, default=25, help="alignment steps (default 25)")
     add("--execute", type=count, metavar="N", help="actions of a chunk to execute (default all)")
     add("--oracle", action="store_true", help="also W fitted with expert labels on each robot")
     add("--methods", metavar="A,B", help="what to compare instead, for example base,mean_w,demos_5")

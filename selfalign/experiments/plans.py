@@ -13,7 +13,7 @@ from selfalign.experiments.tables import calibration_tables, cells_table, method
 
 Kind = Literal["cells", "methods", "calibration"]
 
-STEPS_CURVE: Final = (0, 5, 10, 20, 50, 100)
+STEPS_CURVE: Final = (0, 5, 10, 25, 50, 100)
 PLAY_CURVE: Final = (2, 5, 10, 13, 30)
 CURVES: Final[dict[str, tuple[str, ...]]] = {
     "steps": ("base", *(f"steps_{n}" for n in STEPS_CURVE)),
@@ -26,7 +26,7 @@ JUDGED: Final = (
     "shuffled_actions",
     "random_w",
     "early_stop",
-    "steps_20",
+    "steps_50",
     "steps_100",
 )
 BASELINES: Final = (

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfalign.align import aligner, gates, holdout, losses
-from selfalign.align.aligner import AlignmentConfig
+from selfalign.align.aligner import STEPS, AlignmentConfig
 from selfalign.align.gates import GateConfig
 from selfalign.experiments.cells import Cell
 from selfalign.experiments.robots import Split
@@ -51,7 +51,7 @@ class Settings(BaseModel):
     episodes: int = Field(100, ge=1, description="Start states of a cell")
     robots: int = Field(20, ge=1, description="Robots of a cell that they are spread over")
     play_seconds: float = Field(13.0, gt=0)
-    steps: int = Field(50, ge=1, description="Alignment steps")
+    steps: int = Field(STEPS, ge=1, description="Alignment steps")
     methods: tuple[str, ...] = ("base", "aligned")
     execute: int | None = Field(None, ge=1, description="Actions of a chunk to execute; None: all")
     alignment: AlignmentConfig = AlignmentConfig()

@@ -15,7 +15,7 @@ from server.events import parse_event_id, server_sent
 from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body, request_body
 from server.wire.messages import read_request
-from server.wire.operator import AlignList, AlignRequest, AlignSession
+from server.wire.operator import DEFAULT_STEPS, AlignList, AlignRequest, AlignSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,7 +32,7 @@ _MAX_REQUEST_BYTES = 2**18
 _EXAMPLE: Final[dict[str, Any]] = {
     "robot": "panda",
     "source": "live",
-    "budget": {"steps": 50},
+    "budget": {"steps": DEFAULT_STEPS},
     "promotion": "auto",
     "note": "after the camera was moved",
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
 from server.wire.fields import RobotName
 from server.wire.messages import Reply, Request
+
+DEFAULT_STEPS: Final = 25
+"""Steps of a session that asks for no other budget; the number of `selfalign.align.aligner`."""
 
 SessionState = Literal[
     "queued", "running", "gating", "succeeded", "rejected", "failed", "stopped", "interrupted"
@@ -59,7 +62,7 @@ class AlignRequest(Request):
     source: Literal["live"] | EpisodeSource = Field(
         "live", description="The latest play, or recorded episodes"
     )
-    budget: Budget = Field(default_factory=lambda: Budget(steps=50, seconds=None))
+    budget: Budget = Field(default_factory=lambda: Budget(steps=DEFAULT_STEPS, seconds=None))
     losses: LossSwitches = Field(default_factory=LossSwitches)
     promotion: Literal["auto", "manual"] = Field(
         "auto", description="auto: the candidate becomes active if it passes the gates"

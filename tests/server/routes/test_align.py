@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from selfalign.align.gates import GateConfig
 from server.align_job import AlignJob
+from server.wire.operator import DEFAULT_STEPS
 from tests.fakes.operated import (
     SPEC,
     events_of,
@@ -191,7 +192,11 @@ def test_an_empty_request_asks_for_the_defaults(client: TestClient) -> None:
     response = client.post("/align")
     assert response.status_code == 202, response.text
     session = response.json()
-    assert (session["robot"], session["steps"], session["promotion"]) == (SPEC.name, 50, "auto")
+    assert (session["robot"], session["steps"], session["promotion"]) == (
+        SPEC.name,
+        DEFAULT_STEPS,
+        "auto",
+    )
     client.post(f"/align/{session['id']}/stop")
     follow(client, session["id"])
 

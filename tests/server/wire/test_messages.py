@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from selfalign.align.aligner import AlignmentConfig
 from server.wire.codec import load_json
 from server.wire.messages import (
     ActReply,
@@ -16,7 +17,7 @@ from server.wire.messages import (
     read_play_message,
     read_request,
 )
-from server.wire.operator import AlignRequest, AlignSession, Budget
+from server.wire.operator import DEFAULT_STEPS, AlignRequest, AlignSession, Budget
 from server.wire.problems import PROBLEMS, WireError, problem
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
@@ -131,7 +132,8 @@ def test_play_answers_are_told_apart_by_their_type() -> None:
 def test_an_empty_align_request_has_sensible_defaults() -> None:
     request = AlignRequest()
 
-    assert (request.source, request.budget.steps, request.promotion) == ("live", 50, "auto")
+    assert (request.source, request.promotion) == ("live", "auto")
+    assert request.budget.steps == DEFAULT_STEPS == AlignmentConfig().steps
 
 
 @pytest.mark.parametrize("budget", [{}, {"steps": 3, "seconds": 2}, {"steps": 0}, {"seconds": -1}])
