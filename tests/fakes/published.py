@@ -18,6 +18,7 @@ from torch import Tensor
 from selfalign.model.config import ModelConfig, pi0_config, pi05_config
 from selfalign.model.tokenizer import small_tokenizer
 
+OPENPI = {"action_dim": 32, "action_horizon": 7, "precision": "bfloat16"}
 ROOT = "paligemma_with_expert."
 LM_HEAD = f"{ROOT}paligemma.lm_head.weight"
 EMBED = f"{ROOT}paligemma.model.language_model.embed_tokens.weight"

@@ -20,6 +20,7 @@ from tests.fakes.published import (
     EMBED,
     EXPERT_HEAD,
     LM_HEAD,
+    OPENPI,
     ROOT,
     as_openpi_keeps_it,
     fork_shapes,
@@ -29,7 +30,6 @@ from tests.fakes.published import (
     write_checkpoint,
 )
 
-OPENPI = {"action_dim": 32, "action_horizon": 7, "precision": "bfloat16"}
 LAYER = f"{ROOT}gemma_expert.model.layers.1.mlp.up_proj.weight"
 
 

@@ -9,6 +9,7 @@ from selfalign.errors import ModelError
 from selfalign.model.config import ModelConfig
 from selfalign.model.convert import convert
 from tests.fakes.published import (
+    OPENPI,
     fork_shapes,
     published_shapes,
     random_tensors,
@@ -16,7 +17,6 @@ from tests.fakes.published import (
     write_checkpoint,
 )
 
-OPENPI = {"action_dim": 32, "action_horizon": 7, "precision": "bfloat16"}
 OPENPI_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
 
