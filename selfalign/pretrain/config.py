@@ -97,6 +97,9 @@ class Stage1Config(_Frozen):
     gate_closed: bool = Field(
         False, description="TTT layers switched off for good: behaviour cloning without any W"
     )
+    other_limits: float = Field(
+        0.0, ge=0, le=1, description="Embodiments whose joint limits are declared at random"
+    )
     arm_families: dict[str, dict[str, float]] = Field(
         {}, description="By arm: its spaces that are not canonical, instead of `families`"
     )
@@ -163,6 +166,15 @@ class PretrainConfig(_Frozen):
     def _data_has_a_trained_prefix(self) -> Self:
         if self.data and not self.init:
             raise ValueError("data needs init: a dataset has no key points to train vision on")
+        return self
+
+    @model_validator(mode="after")
+    def _other_limits_are_possible(self) -> Self:
+        if self.stage1.other_limits and (self.data or self.model.flavour == "pi05"):
+            raise ValueError(
+                "stage1.other_limits needs the simulator's play and a model of flavour pi0: a "
+                "dataset states its limits, and pi05 reads states in the cached prefix"
+            )
         return self
 
     @classmethod

@@ -18,6 +18,12 @@ from selfalign.sim.motion import Command
 from selfalign.sim.recording import commands_of
 from selfalign.sim.robots import Arm, make_arm
 
+# Other declared limits are so many times as wide as the arm's own: a spec may state the range of
+# the work, or that of joints which turn twice.
+_WIDTHS = (0.5, 2.5)
+# At least so much of the declared range is left free by what the arm was recorded to do.
+_FREE = 0.05
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,8 @@ class Embodiment:
     `motion` is the mean square of what its labels say beyond standing still, as a multiple of that
     in the plain tool frame: wide limits make the numbers of the same motion small.
 
+    `state_scale` and `state_shift` [s] make its state numbers of those by its arm's own limits.
+
     Its W is aligned on `support` transitions and judged on `query` transitions, which lie in other
     episodes where the group has several.
     """
@@ -58,6 +66,8 @@ class Embodiment:
     support: NDArray[np.int64]
     query: NDArray[np.int64]
     motion: float
+    state_scale: NDArray[np.float32]
+    state_shift: NDArray[np.float32]
 
 
 def load_groups(recording: Recording, config: ModelConfig) -> list[Group]:
@@ -79,11 +89,18 @@ def load_groups(recording: Recording, config: ModelConfig) -> list[Group]:
 
 
 def relabel(
-    recording: Recording, group: Group, space: ActionSpace, width: int, *, swap: bool = False
+    recording: Recording,
+    group: Group,
+    space: ActionSpace,
+    width: int,
+    *,
+    swap: bool = False,
+    state_numbers: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> Embodiment:
     """Number the recorded motion of a group in an action space.
 
     The first half of the play is for alignment and the second to judge it; `swap` swaps them.
+    `state_numbers` are scale and shift of its state, where its declared limits are not the arm's.
     """
     fields = (
         "joints",
@@ -105,7 +122,8 @@ def relabel(
     support, query = (second, first) if swap else (first, second)
     motion = _motion(space, command, group.arm) / _motion(ToolDelta(), command, group.arm)
     has = np.arange(width) < count
-    return Embodiment(group, space, actions, has, aligned, support, query, motion)
+    scale, shift = state_numbers or (np.ones(1, np.float32), np.zeros(1, np.float32))
+    return Embodiment(group, space, actions, has, aligned, support, query, motion, scale, shift)
 
 
 def _motion(space: ActionSpace, command: Command, arm: Arm) -> float:
@@ -136,6 +154,23 @@ def normalised_states(
         states[rows, n] = 2 * recording["gripper"][rows] / opening_high - 1
         mask[rows, :n] = True
     return states, mask
+
+
+def other_limits(
+    rng: np.random.Generator, states: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and shift [s] of states [n, s] as if every joint's limits had been declared at random.
+
+    Their width is drawn, and where in them the recorded motion lies; it always lies inside. `mask`
+    [s] tells the joints; other numbers stay.
+    """
+    low, high = states.min(0), states.max(0)
+    half = (high - low) / 2
+    width = np.exp(rng.uniform(np.log(_WIDTHS[0]), np.log(_WIDTHS[1]), len(mask)))
+    width = np.maximum(width, half / (1 - _FREE))
+    centre = (low + high) / 2 + rng.uniform(-1, 1, len(mask)) * (width * (1 - _FREE) - half)
+    scale, shift = np.where(mask, 1 / width, 1.0), np.where(mask, -centre / width, 0.0)
+    return scale.astype(np.float32), shift.astype(np.float32)
 
 
 def _rows(members: list[dict[str, Any]], kind: str, ahead: int) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from selfalign.pretrain.embodiments import (
     draw_space,
     load_groups,
     normalised_states,
+    other_limits,
     relabel,
 )
 from selfalign.pretrain.hindsight import LabelledPlay
@@ -116,7 +117,8 @@ class Stage1Data:
         families = config.arm_families.get(group.arm.name, config.families)
         if rng.random() < canonical:
             families = config.canonical_families
-        return self.embodiment(group, rng, families, swap=bool(rng.random() < 0.5))
+        swap = bool(rng.random() < 0.5)
+        return self.embodiment(group, rng, families, config.other_limits, swap=swap)
 
     def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[Embodiment]]:
         """Unseen cameras with unseen spaces, by family; always the same for a seed."""
@@ -124,7 +126,9 @@ class Stage1Data:
         out = {}
         for family in ("tool_canonical", *config.families):
             rng = np.random.default_rng((seed, 77))
-            out[family] = [self.embodiment(group, rng, {family: 1.0}) for group in groups]
+            out[family] = [
+                self.embodiment(group, rng, {family: 1.0}, config.other_limits) for group in groups
+            ]
         return out
 
     def embodiment(
@@ -132,12 +136,17 @@ class Stage1Data:
         group: Group,
         rng: np.random.Generator,
         families: dict[str, float],
+        limits: float = 0.0,
         *,
         swap: bool = False,
     ) -> Embodiment:
-        """A group in a drawn action space."""
-        space = draw_space(rng, families, group.arm)
-        return relabel(self.recording, group, space, self.policy.config.action_dim, swap=swap)
+        """A group in a drawn action space; a share `limits` of them with other joint limits."""
+        space, numbers = draw_space(rng, families, group.arm), None
+        if limits and rng.random() < limits:
+            states = self.states[group.start : group.stop].numpy()
+            numbers = other_limits(rng, states, self.state_mask[group.start].numpy())
+        width = self.policy.config.action_dim
+        return relabel(self.recording, group, space, width, swap=swap, state_numbers=numbers)
 
     def action_numbers(self, embodiment: Embodiment) -> int:
         """How many numbers one of its actions has."""
@@ -166,7 +175,7 @@ class Stage1Data:
         return TransitionBatch(
             self.cache.at(at, self.play_length),
             self.cache.features_at(at + stride),
-            self.states[at],
+            self._states(embodiments, at),
             torch.from_numpy(np.concatenate(actions)),
             self.state_mask[at],
             _repeat([e.aligned_mask for e in embodiments], len(rows[0])),
@@ -189,7 +198,7 @@ class Stage1Data:
         at = torch.from_numpy(np.concatenate(rows))
         chunk = torch.from_numpy(np.concatenate(chunks))
         mask = _repeat([self._weighted(e) for e in embodiments], count)
-        return self.cache.at(at), self.states[at], chunk, mask
+        return self.cache.at(at), self._states(embodiments, at), chunk, mask
 
     def policy_frames(
         self, embodiments: list[Embodiment], draws: Draws, count: int
@@ -208,10 +217,19 @@ class Stage1Data:
         longest = max(prefix.mask.shape[1], shown[0].mask.shape[1])
         return (
             Prefix.cat([_padded(prefix, longest), _padded(shown[0], longest)]).index(order),
-            torch.cat([self.states[torch.from_numpy(rows)], shown[1]])[order],
+            torch.cat([self._states(embodiments, torch.from_numpy(rows)), shown[1]])[order],
             torch.cat([chunk, shown[2]])[order],
             _repeat([self._weighted(e) for e in embodiments], count),
         )
+
+    def _states(self, embodiments: list[Embodiment], at: Tensor) -> Tensor:
+        """The state numbers [B, s] of rows [B], equally many of each embodiment."""
+        width = self.states.shape[1]
+        scale, shift = (
+            _repeat([np.broadcast_to(part, width) for part in parts], len(at) // len(embodiments))
+            for parts in zip(*((e.state_scale, e.state_shift) for e in embodiments), strict=True)
+        )
+        return self.states[at] * scale + shift
 
     def _weighted(self, embodiment: Embodiment) -> NDArray[np.float32]:
         """The action mask [A] by what makes errors of equal motion equal, `most_weight` at most."""

@@ -95,13 +95,16 @@ def open_data(config: PretrainConfig, run: Path, policy: Policy) -> Stage1Data:
 def open_labelled(
     config: PretrainConfig, run: Path, policy: Policy, recording: Recording
 ) -> LabelledPlay:
-    """Play labelled for the policy, with its prefix cache; builds the cache when it is missing."""
+    """Play labelled for the policy, with its prefix cache; builds the cache when it is missing.
+
+    What is labelled goes by the seed of the recording: runs of several seeds share the cache.
+    """
     settings, path = config.stage1, run / "hindsight_cache.safetensors"
     hindsight = label_play(
         recording,
         config.model.horizon,
         settings.hindsight_colours,
-        config.seed,
+        config.record.seed,
         config.record.tasks,
     )
     if not path.exists():

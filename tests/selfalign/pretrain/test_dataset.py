@@ -22,6 +22,7 @@ from selfalign.model.policy import Policy
 from selfalign.pretrain.config import PretrainConfig, Stage1Config
 from selfalign.pretrain.dataset import DatasetSource, Numbering, open_dataset
 from selfalign.pretrain.dataset_frames import DatasetFrames
+from selfalign.pretrain.geometries import micro_config
 from selfalign.pretrain.inner_loop import InnerLoop
 from selfalign.pretrain.loader import ReadAhead
 from selfalign.pretrain.start import policy_of, recorded
@@ -169,6 +170,17 @@ def test_geometry_comes_from_the_model_where_the_file_has_none(init: Path, tmp_p
         PretrainConfig.load(file)
     with pytest.raises(ModelError, match=r"data needs init"):
         PretrainConfig.load(file, model=held, data="x")
+
+
+@pytest.mark.parametrize("flavour", ["pi0", "pi05"])
+def test_other_limits_are_refused_where_they_cannot_be(flavour: str, tmp_path: Path) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text('name = "limits"\n[stage1]\nother_limits = 0.5\n')
+    start = {"data": "x", "init": "y"} if flavour == "pi0" else {}
+    with pytest.raises(ModelError, match=r"other_limits needs the simulator's play"):
+        PretrainConfig.load(file, model=micro_config(flavour), **start)
+    if flavour == "pi0":
+        assert PretrainConfig.load(file, model=micro_config()).stage1.other_limits == 0.5
 
 
 def test_transition_holds_prefix_actions_and_feature_of_its_rows(

@@ -14,7 +14,14 @@ from selfalign.model.checkpoint import make_dummy_policy
 from selfalign.model.policy import Policy
 from selfalign.pretrain.cache import build_cache, play_length
 from selfalign.pretrain.config import PretrainConfig
-from selfalign.pretrain.embodiments import draw_space, load_groups, normalised_states, relabel
+from selfalign.pretrain.embodiments import (
+    draw_space,
+    load_groups,
+    normalised_states,
+    other_limits,
+    relabel,
+)
+from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
 from selfalign.pretrain.stage1_data import Stage1Data
 from selfalign.sim.action_spaces import FAMILIES, ActionSpace, ToolAbsolute, ToolDelta
 from selfalign.sim.env import SimEnv
@@ -123,6 +130,69 @@ def test_recorded_play_is_what_the_robot_measures_when_it_plays_through_its_spac
                 atol=1e-3,
             )
             env.step(env.action_space.encode(play.command(env)))
+
+
+def test_other_limits_number_the_state_as_a_spec_that_declares_them(
+    recording: Recording, config: PretrainConfig
+) -> None:
+    group = load_groups(recording, config.model)[0]
+    n, limits = group.arm.joint_count, np.array(group.arm.joint_limits)
+    states, mask = (a[group.start : group.stop] for a in normalised_states(recording, [group], 32))
+    middles, widths = [], []
+    for seed in range(40):
+        scale, shift = other_limits(np.random.default_rng(seed), states, mask[0])
+        # Where -1 and 1 of the new numbers lie, in radians.
+        ends = (np.array([[-1], [1]]) - shift[:n]) / scale[:n]
+        low, high = limits.mean(1) + ends * (limits[:, 1] - limits[:, 0]) / 2
+        declared = Normaliser(low, high)
+        joints = recording["joints"][group.start : group.stop, :n]
+        shown = states * scale + shift
+        np.testing.assert_allclose(shown[:, :n], declared.normalise(joints)[:, :n], atol=1e-5)
+        assert np.abs(shown[:, :n]).max() <= 0.95 + 1e-5
+        # Gripper and padding are as they were.
+        np.testing.assert_array_equal(shown[:, n:], states[:, n:])
+        widths.append((high - low) / (limits[:, 1] - limits[:, 0]))
+        middles.append(shown[:, :n].mean(0))
+    assert np.min(widths) < 0.7
+    assert 1.8 < np.max(widths) <= 2.5 + 1e-5
+    # Nothing tells beforehand where in its limits a joint works.
+    assert np.ptp(middles, axis=0).min() > 0.5
+
+
+def test_every_batch_of_an_embodiment_has_its_declared_limits(
+    recording: Recording, config: PretrainConfig
+) -> None:
+    torch.manual_seed(0)
+    policy = Policy(config.model)
+    hindsight = label_play(recording, config.model.horizon, 3, 0, {"reach": 1.0})
+    labelled = LabelledPlay(hindsight, hindsight_cache(policy, recording, hindsight), share=0.5)
+    data = Stage1Data(policy, recording, build_cache(policy, recording), 1, labelled)
+    group, families = data.train_groups[0], {"tool_yawed": 1.0}
+
+    def batches(limits: float) -> tuple[list[torch.Tensor], list[torch.Tensor], np.ndarray]:
+        ours = [data.embodiment(group, np.random.default_rng(s), families, limits) for s in (0, 1)]
+        states = [
+            data.transitions(ours, np.random.default_rng(1), 3, "query").state,
+            data.demonstrations(ours, np.random.default_rng(2), 3)[1],
+            data.policy_frames(ours, np.random.default_rng(3), 4)[1],
+        ]
+        numbers = [torch.from_numpy(np.stack([e.state_scale, e.state_shift])) for e in ours]
+        return states, numbers, ours[0].actions
+
+    plain, (own, _), actions = batches(0.0)
+    assert own.flatten().tolist() == [1, 0]
+    other, numbers, same_actions = batches(1.0)
+    np.testing.assert_array_equal(actions, same_actions)
+    assert not torch.equal(numbers[0], numbers[1])
+    for before, after in zip(plain, other, strict=True):
+        expected = torch.cat(
+            [
+                part * scale + shift
+                for part, (scale, shift) in zip(before.chunk(2), numbers, strict=True)
+            ]
+        )
+        torch.testing.assert_close(after, expected)
+        assert not torch.allclose(before, after)
 
 
 def test_motion_is_how_large_a_space_makes_the_numbers_of_the_same_motion(

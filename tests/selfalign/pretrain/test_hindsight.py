@@ -14,6 +14,7 @@ from selfalign.pretrain.embodiments import load_groups, relabel
 from selfalign.pretrain.hindsight import LabelledPlay, hindsight_cache, label_play
 from selfalign.pretrain.record import record_groups
 from selfalign.pretrain.stage1_data import Stage1Data
+from selfalign.pretrain.trainer import open_labelled
 from selfalign.sim.action_spaces import MOTION_STEP_M, random_space
 from selfalign.sim.cameras import CameraPose, project, random_camera, unproject
 from selfalign.sim.scene import COLOURS
@@ -128,3 +129,19 @@ def test_batches_mix_play_and_demonstrations_of_their_own_embodiment(
         own = data.states[group.start : group.stop]
         rows = [int((own == s).all(1).nonzero()[0]) + group.start for s in mine]
         assert kinds[rows].tolist() == [0, 0, 1, 1]
+
+
+def test_runs_of_other_seeds_label_the_same_frames(run_dir: Path, config: PretrainConfig) -> None:
+    torch.manual_seed(0)
+    policy, recording = Policy(config.model), Recording(run_dir / "recording")
+    stage1 = config.stage1.model_copy(update={"hindsight": 0.5})
+    first, second = (
+        open_labelled(
+            config.model_copy(update={"seed": seed, "stage1": stage1}), run_dir, policy, recording
+        ).hindsight
+        for seed in (1, 2)
+    )
+    np.testing.assert_array_equal(first.rows, second.rows)
+    np.testing.assert_array_equal(first.colours, second.colours)
+    other = label_play(recording, config.model.horizon, 2, config.record.seed + 1, REACH)
+    assert not np.array_equal(first.rows, other.rows)
