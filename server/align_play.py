@@ -16,7 +16,7 @@ from selfalign.align.cached_transitions import CachedTransitions
 from selfalign.align.holdout import split_held_out
 from selfalign.align.prefix_cache import PrefixCache
 from selfalign.align.robot_io import RobotIO
-from selfalign.data.transitions import transition_starts
+from selfalign.data.transitions import robot_starts
 from selfalign.errors import NoPlayData
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def load_play(job: AlignJob, policy: Policy, reader: PlayReader, turn: Callable[
     episodes = [reader.open(episode) for episode in job.episodes]
     lengths = [episode.length for episode in episodes]
     starts = [
-        transition_starts(
-            episode.read_times(0, length), length, stride=stride, period_ns=job.spec.period_ns
-        )
+        robot_starts(job.spec, episode.read_times(0, length), length, stride=stride)
         for episode, length in zip(episodes, lengths, strict=True)
     ]
     total = sum(len(rows) for rows in starts)
@@ -162,6 +160,7 @@ def _encode(
         start = int(rows[first])
         inside = rows[first:][rows[first:] < start + _ROWS_AT_ONCE]
         stop = int(inside[-1]) + stride + 1
-        batches.append(io.transitions(episode.read(start, stop), inside - start))
+        begin = start - io.rows_before
+        batches.append(io.transitions(episode.read(begin, stop), inside - begin))
         first += len(inside)
     return batches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from selfalign.data.play_store import PlayStore, UnknownEpisode
-from selfalign.data.transitions import transition_starts
+from selfalign.data.transitions import robot_starts
 from selfalign.errors import SelfAlignError, StoreError
 from server.align_play import MIN_TRANSITIONS, too_little_play
 
@@ -57,9 +57,7 @@ def choose_play(
         length = episode.length
         times = episode.read_times(0, length)
         steps += length
-        transitions += len(
-            transition_starts(times, length, stride=stride, period_ns=spec.period_ns)
-        )
+        transitions += len(robot_starts(spec, times, length, stride=stride))
     if transitions < MIN_TRANSITIONS:
         raise too_little_play(spec.name, transitions, steps)
     return tuple(episode.id for episode in chosen)

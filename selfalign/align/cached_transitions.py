@@ -63,13 +63,18 @@ class CachedTransitions:
 
     def load(self) -> TransitionBatch:
         """Read, encode what the cache does not have, and join."""
-        stride = self.io.policy.config.stride
+        before, rows = self.io.rows_before, self._rows_read
         pieces = [
-            self.episodes[episode].read(int(row), int(row) + stride + 1)
+            self.episodes[episode].read(int(row) - before, int(row) - before + rows)
             for episode, row in self.places
         ]
-        starts = np.arange(len(pieces), dtype=np.int64) * (stride + 1)
+        starts = np.arange(len(pieces), dtype=np.int64) * rows + before
         return self.io.transitions(_joined(pieces), starts, prefixes=self._prefixes)
+
+    @property
+    def _rows_read(self) -> int:
+        """Of each transition: what comes before its start, the start, and stride steps."""
+        return self.io.rows_before + 1 + self.io.policy.config.stride
 
     def _prefixes(self, rows: NDArray[np.int64], frames: Frames) -> Prefix:
         """Of rows of the joined pieces: the same frame may stand there more than once."""
@@ -92,8 +97,9 @@ class CachedTransitions:
 
     def _name(self, row: int) -> str:
         """Of a frame: the frozen model, the robot's spec, the episode and the step decide it."""
-        piece, offset = divmod(row, self.io.policy.config.stride + 1)
+        piece, offset = divmod(row, self._rows_read)
         episode, start = self.places[piece]
+        offset -= self.io.rows_before
         model, processing = self.io.policy.base_sha256, self.io.numbers.processing
         resize = "" if processing is None else processing.image_resize
         scope = f"{model}/{resize}/{self.io.spec.digest}"

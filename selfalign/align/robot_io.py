@@ -20,6 +20,7 @@ from selfalign.data.continuation import Continuation
 from selfalign.data.observation import Observation, ObservationMismatch, encode_frames
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.spec import Dimension, RobotSpec
+from selfalign.data.transitions import rows_before
 from selfalign.errors import SpecError
 from selfalign.model.device import upload
 from selfalign.model.policy import Policy
@@ -94,6 +95,11 @@ class RobotIO:
         )
 
     @property
+    def rows_before(self) -> int:
+        """How many recorded rows before its start a transition needs."""
+        return rows_before(self.spec)
+
+    @property
     def horizon(self) -> int:
         """Steps H of a chunk."""
         return self.policy.config.horizon
@@ -105,6 +111,7 @@ class RobotIO:
         *,
         seed: int | None = None,
         continuations: Sequence[Continuation | None] | None = None,
+        last_commands: Sequence[NDArray[np.floating] | None] | None = None,
     ) -> NDArray[np.float32]:
         """A chunk [B, H, a] in the robot's units for each observation. Not clamped, not checked.
 
@@ -113,17 +120,23 @@ class RobotIO:
             w: the W that makes all the chunks.
             seed: of the flow noise.
             continuations: what each chunk has to continue, or None for one that continues nothing.
+            last_commands: the command [a] before each chunk, or None where nobody knows it;
+                a robot whose actions are targets needs it (see `TargetSteps.last`).
 
         Raises:
-            ValueError: there is not one continuation for each observation.
+            ValueError: there is not one continuation, or command, for each observation.
+            ObservationMismatch: the command before a chunk of targets is not known, or is none.
         """
-        if continuations is not None and len(continuations) != len(observations):
-            raise ValueError(
-                f"{len(continuations)} continuations for {len(observations)} observations; give "
-                "one each, or none at all"
-            )
+        for what, given in (("continuations", continuations), ("commands", last_commands)):
+            if given is not None and len(given) != len(observations):
+                raise ValueError(
+                    f"{len(given)} {what} for {len(observations)} observations; give one each, or "
+                    "none at all"
+                )
         raw_state = np.array([observation.state for observation in observations])
-        overlap = self._overlap(continuations or [], raw_state)
+        given = last_commands or [None] * len(observations)
+        last = self.numbers.last_commands(raw_state, given)
+        overlap = self._overlap(continuations or [], raw_state, last)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         # Guidance takes gradients, which inference mode forbids.
         with torch.inference_mode() if overlap is None else torch.no_grad():
@@ -142,19 +155,24 @@ class RobotIO:
                     noise=noise,
                     guidance=self.guidance,
                 )
-        return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state)
+        return self.numbers.raw_actions(chunk.float().cpu().numpy(), raw_state, last)
 
     def _overlap(
-        self, continuations: Sequence[Continuation | None], raw_state: NDArray[np.float32]
+        self,
+        continuations: Sequence[Continuation | None],
+        raw_state: NDArray[np.float32],
+        last: NDArray[np.floating] | None,
     ) -> Overlap | None:
         """The continuations as the sampler takes them; None if there are none."""
         if all(item is None for item in continuations):
             return None
         width = self.policy.config.action_dim
         actions = np.zeros((len(continuations), self.horizon, width), np.float32)
-        for row, item, state in zip(actions, continuations, raw_state, strict=True):
+        for i, item in enumerate(continuations):
             if item is not None:
-                row[: len(item.actions)] = self.numbers.actions(item.actions, state)
+                before = None if last is None else last[i : i + 1]
+                rows = self.numbers.actions(item.actions[None], raw_state[i : i + 1], before)
+                actions[i, : len(item.actions)] = rows[0]
         spans = np.array([(c.delay, c.until) if c else (0, 0) for c in continuations], np.int64)
         return Overlap(
             self._tensor(actions),
@@ -192,8 +210,16 @@ class RobotIO:
         """The transitions that begin at rows `starts` of an episode; each frame is encoded once.
 
         `prefixes` may know the prefixes of some rows already; it gets the rows and their frames.
+
+        Raises:
+            ValueError: an action is a target, and a start has no row before it.
         """
-        stride = self.policy.config.stride
+        stride, before = self.policy.config.stride, self.rows_before
+        if len(starts) and starts.min() < before:
+            raise ValueError(
+                f"a transition of robot {self.spec.name!r} begins at row {starts.min()}, but its "
+                f"targets need {before} row before"
+            )
         rows = np.unique(np.concatenate([starts, starts + stride]))
         frames = {name: x[rows] for name, x in episode.images.items()}
         prefix = self.frame_prefixes(frames) if prefixes is None else prefixes(rows, frames)
@@ -202,7 +228,8 @@ class RobotIO:
         raw = episode.state[starts]
         state = self._tensor(self.numbers.state(raw))
         steps = starts[:, None] + np.arange(stride)
-        actions = self._tensor(self.numbers.actions(episode.action[steps], raw))
+        last = episode.action[starts - 1] if before else None
+        actions = self._tensor(self.numbers.actions(episode.action[steps], raw, last))
         state_mask = self._tensor(self._aligned(self.spec.state, state.shape[-1]))
         action_mask = self._tensor(self._aligned(self.spec.action, actions.shape[-1]))
         return TransitionBatch(

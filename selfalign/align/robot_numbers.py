@@ -1,12 +1,13 @@
 """The numbers of one robot as a policy takes them: state, actions, and the state in a prompt.
 
 A policy whose directory has statistics (norm_stats.json) normalises by these, any other by the
-limits that the robot declares.
+limits that the robot declares. Of a target it sees the change since the last command.
 
 Shape key: B observations, s state numbers and a action numbers of the robot, S and A those of the
 model, H steps.
 """
 
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -16,6 +17,7 @@ from selfalign.data.delta_actions import DeltaActions
 from selfalign.data.norm_stats import Rule, StatisticsNormaliser
 from selfalign.data.normalisation import NormalisationError, Normaliser
 from selfalign.data.spec import RobotSpec
+from selfalign.data.target_steps import TargetSteps
 from selfalign.errors import SpecError
 from selfalign.model.config import ModelConfig
 from selfalign.model.processing import Processing, Statistics
@@ -25,7 +27,8 @@ from selfalign.model.processing import Processing, Statistics
 class RobotNumbers:
     """Raw numbers to normalised ones and back. Stateless; any thread may call it.
 
-    Raises SpecError at construction when the model's statistics do not fit the robot.
+    Raises SpecError at construction when the model's statistics do not fit the robot: they are
+    those of whole actions, so a robot with targets has none.
     """
 
     def __init__(
@@ -35,9 +38,16 @@ class RobotNumbers:
         self.state_normaliser: Normaliser | StatisticsNormaliser
         self.action_normaliser: Normaliser | StatisticsNormaliser
         self._delta: DeltaActions | None = None
+        self._targets = TargetSteps.of(spec)
         if processing is None:
             self.state_normaliser = Normaliser.for_state(spec, width=config.state_dim)
             self.action_normaliser = Normaliser.for_action(spec, width=config.action_dim)
+        elif self._targets is not None:
+            raise SpecError(
+                f"robot {spec.name!r} declares targets ({', '.join(spec.targets)}), but the model "
+                f"has statistics of whole actions ({processing.source}); leave targets out, or "
+                "take a model without statistics"
+            )
         else:
             self.state_normaliser = _by_statistics("state", processing, spec, config.state_dim)
             self.action_normaliser = _by_statistics("action", processing, spec, config.action_dim)
@@ -57,23 +67,60 @@ class RobotNumbers:
             return list(self.state_normaliser.exact(raw_Bs))
         return list(self.state_normaliser.normalise(raw_Bs)[:, : len(self.spec.state)])
 
+    def last_commands(
+        self, state_Bs: NDArray[np.float32], given: Sequence[NDArray[np.floating] | None]
+    ) -> NDArray[np.floating] | None:
+        """The command [B, a] before each chunk, as `TargetSteps.last`; None without targets.
+
+        Raises:
+            ObservationMismatch: one is needed and neither given nor measured, or is no command.
+        """
+        if self._targets is None:
+            return None
+        known = zip(state_Bs, given, strict=True)
+        return np.array([self._targets.last(state, command) for state, command in known])
+
     def actions(
-        self, raw_BHa: NDArray[np.float32], state_Bs: NDArray[np.float32]
+        self,
+        raw_BHa: NDArray[np.float32],
+        state_Bs: NDArray[np.float32],
+        last_Ba: NDArray[np.floating] | None = None,
     ) -> NDArray[np.float32]:
-        """Normalised and padded actions [B, H, A]; `state_Bs` is the state before the first."""
+        """Normalised and padded actions [B, H, A].
+
+        `state_Bs` is the state before the first action and `last_Ba` the command before it, which
+        robots with targets need; None has them taken to hold where they are measured.
+        """
+        if self._targets is not None:
+            raw_BHa = self._targets.changes(raw_BHa, self._known(last_Ba, state_Bs))
         if self._delta is not None:
             raw_BHa = self._delta.relative(raw_BHa, state_Bs)
         return self.action_normaliser.normalise(raw_BHa)
 
     def raw_actions(
-        self, normalised_BHA: NDArray[np.float32], state_Bs: NDArray[np.float32]
+        self,
+        normalised_BHA: NDArray[np.float32],
+        state_Bs: NDArray[np.float32],
+        last_Ba: NDArray[np.floating] | None = None,
     ) -> NDArray[np.float32]:
         """The inverse of `actions`: what the robot is to execute, [B, H, a]."""
         normaliser = self.action_normaliser
+        if self._targets is not None:
+            changes = normaliser.denormalise(normalised_BHA)
+            return self._targets.targets(changes, self._known(last_Ba, state_Bs))
         if self._delta is None or not isinstance(normaliser, StatisticsNormaliser):
             return normaliser.denormalise(normalised_BHA)
         raw = normaliser.exact_back(normalised_BHA)
         return self._delta.absolute(raw, state_Bs).astype(np.float32)
+
+    def _known(
+        self, last_Ba: NDArray[np.floating] | None, state_Bs: NDArray[np.float32]
+    ) -> NDArray[np.floating]:
+        known = last_Ba
+        if known is None:
+            known = self.last_commands(state_Bs, [None] * len(state_Bs))
+        assert known is not None, "asked of a robot without targets"
+        return known
 
 
 _RULES: dict[str, Rule] = {"z_score": "z_score", "identity": "identity"}

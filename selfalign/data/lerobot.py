@@ -36,7 +36,7 @@ from selfalign.data.lerobot_video import read_frames
 from selfalign.data.observation import Observation
 from selfalign.data.play_step import EpisodeSlice
 from selfalign.data.spec import RobotSpec
-from selfalign.data.transitions import transition_starts
+from selfalign.data.transitions import robot_starts
 
 # A frame farther from its time than this is another frame [period].
 _TOLERANCE = 0.25
@@ -109,9 +109,8 @@ class LeRobotDataset:
 
     def transition_starts(self, episode: int, stride: int) -> NDArray[np.int64]:
         """The frames that begin a transition over `stride` steps: no gap, no end in between."""
-        period_ns = self.spec.period_ns
         times = self.times(episode)
-        return transition_starts(times, len(times), stride=stride, period_ns=period_ns)
+        return robot_starts(self.spec, times, len(times), stride=stride)
 
     def transitions(self, episode: int, stride: int) -> Iterator[Transition]:
         """The transitions of an episode in order. Raises as `read`."""

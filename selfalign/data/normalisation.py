@@ -49,8 +49,11 @@ class Normaliser:
 
     @classmethod
     def for_action(cls, spec: RobotSpec, *, width: int = 32) -> Self:
-        """Return the normaliser of the action of `spec`."""
-        return cls(*_limits(spec.action), width)
+        """Return the normaliser of the action of `spec`: of a target's change, -+ max_step."""
+        low, high = _limits(spec.action)
+        for column, step in target_steps(spec).items():
+            low[column], high[column] = -step, step
+        return cls(low, high, width)
 
     @property
     def dimensions(self) -> int:
@@ -100,6 +103,16 @@ class Normaliser:
             raw = padded[..., : self.dimensions] * self._half_span
             raw += self._middle
             return raw.astype(np.float32)
+
+
+def target_steps(spec: RobotSpec) -> dict[int, float]:
+    """The columns of the actions that are targets, and the `max_step` of each, in its unit."""
+    steps = zip(spec.action, spec.max_step or (), strict=False)
+    return {
+        column: step
+        for column, (dimension, step) in enumerate(steps)
+        if dimension.name in spec.targets and step is not None
+    }
 
 
 def _limits(dimensions: Sequence[Dimension]) -> tuple[list[float], list[float]]:

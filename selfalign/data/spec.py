@@ -95,6 +95,11 @@ class RobotSpec(BaseModel):
         description="Largest change of each action between consecutive commands, in its unit; "
         "null where it is not limited (delta actions)",
     )
+    targets: tuple[Label, ...] = Field(
+        (),
+        description="Names of the actions that are absolute targets (a tool position, a joint "
+        "angle): the policy sees their change since the last command, in units of max_step",
+    )
     default_instruction: str = Field("", max_length=1024)
     kinematics: KinematicChain | None = Field(
         None, description="The arm as a serial chain; its joints are numbers of the state"
@@ -118,6 +123,26 @@ class RobotSpec(BaseModel):
                 "dimensions; give one entry a dimension (null = not limited)"
             )
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _targets_are_actions_with_a_step(self) -> Self:
+        names = [dimension.name for dimension in self.action]
+        repeated, unknown = _repeated(self.targets), set(self.targets) - set(names)
+        if repeated or unknown:
+            name = (repeated or sorted(unknown))[0]
+            msg = (
+                f"targets must be different actions, but {name!r} "
+                f"{'appears twice' if repeated else 'is none of ' + ', '.join(names)}"
+            )
+            raise ValueError(msg)
+        for name, step in zip(names, self.max_step or [None] * len(names), strict=True):
+            if name in self.targets and step is None:
+                msg = (
+                    f"target {name!r} needs a max_step, but has none: the policy sees its change "
+                    "since the last command in that unit; give the largest change of one command"
+                )
+                raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

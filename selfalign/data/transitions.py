@@ -5,12 +5,33 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from selfalign.data.spec import RobotSpec
 from selfalign.errors import SelfAlignError
 
 
 @final
 class TransitionError(SelfAlignError):
     """The time stamps or parameters cannot describe transitions."""
+
+
+def robot_starts(
+    spec: RobotSpec, t_ns: ArrayLike, length: int, *, stride: int
+) -> NDArray[np.int64]:
+    """The steps that begin a transition of a robot, as `transition_starts` finds them.
+
+    Where actions are targets the policy sees their change since the last command. So the step
+    before must have been recorded too: the first one after a gap begins no transition.
+    """
+    period_ns, before = spec.period_ns, rows_before(spec)
+    if length <= before:
+        return np.empty(0, dtype=np.int64)
+    starts = transition_starts(t_ns, length, stride=stride + before, period_ns=period_ns)
+    return starts + before
+
+
+def rows_before(spec: RobotSpec) -> int:
+    """How many recorded steps before the first one a robot's transition needs."""
+    return 1 if spec.targets else 0
 
 
 def transition_starts(

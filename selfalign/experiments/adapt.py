@@ -18,7 +18,7 @@ from selfalign.align.holdout import split_held_out
 from selfalign.align.losses import NAMES
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.play_store import EpisodeSlice
-from selfalign.data.transitions import transition_starts
+from selfalign.data.transitions import robot_starts
 from selfalign.experiments.peak_memory import Took, measured
 from selfalign.model.weights import FastWeights
 
@@ -65,7 +65,7 @@ class Alignment:
 def encode(io: RobotIO, play: EpisodeSlice) -> EncodedPlay:
     """Split the transitions of an episode and compute their prefixes."""
     stride = io.policy.config.stride
-    starts = transition_starts(play.t_ns, len(play), stride=stride, period_ns=io.spec.period_ns)
+    starts = robot_starts(io.spec, play.t_ns, len(play), stride=stride)
     split = split_held_out([starts], stride=stride)[0]
     return EncodedPlay(io.transitions(play, split.train), io.transitions(play, split.held_out))
 

@@ -113,6 +113,46 @@ def test_max_step_that_is_not_positive_is_refused(step):
     assert "max_step" in refused(max_step=[step, 1])
 
 
+def test_targets_name_actions_that_have_a_step(tmp_path):
+    name = small_spec().action[1].name
+    spec = RobotSpec.from_mapping(plain(max_step=[None, 0.1], targets=[name]))
+    assert spec.targets == (name,)
+    path = tmp_path / "spec.yaml"
+    path.write_text(spec.to_yaml())
+    assert RobotSpec.from_file(path) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ["elbow"], "max_step": [1, 1]}, "'elbow' is none of"),
+        ({"targets": [small_spec().action[0].name] * 2, "max_step": [1, 1]}, "appears twice"),
+        ({"targets": [small_spec().action[0].name]}, "needs a max_step, but has none"),
+        (
+            {"targets": [small_spec().action[0].name], "max_step": [None, 1]},
+            f"target {small_spec().action[0].name!r} needs a max_step",
+        ),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(changes, message):
+    assert message in refused(**changes)
+
+
+def test_digest_of_a_robot_without_targets_is_what_it_was_before_there_were_any():
+    # Play and W of earlier versions are known by these.
+    known = {
+        "panda": "192505d6b0c27068f198913e8e3047223cd88ee76f2851e8c5c20de2f20d6eca",
+        "ur5e": "13ddc6eab94583bf860acdf9249211f386f9dc6c069fd7dd7c395baa1b6fbeba",
+    }
+    for path in SHIPPED:
+        if path.stem in known:
+            assert RobotSpec.from_file(path).digest == known[path.stem]
+    steps = RobotSpec.from_mapping(plain(max_step=[1, 1]))
+    marked = RobotSpec.from_mapping(plain(max_step=[1, 1], targets=[small_spec().action[0].name]))
+    assert steps.digest != marked.digest
+    assert RobotSpec.from_mapping(plain(targets=[])).digest == small_spec().digest
+
+
 @pytest.mark.parametrize("size", [0, -1, 5000, 1.5])
 def test_impossible_camera_size_is_refused(size):
     assert "cameras.0.height" in refused(cameras=[{"name": "c", "height": size, "width": 8}])

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfalign.data.transitions import TransitionError, transition_starts
+from selfalign.data.transitions import TransitionError, robot_starts, transition_starts
+from tests.fakes.target_robot import PERIOD_NS, target_spec
 
 PERIOD = 100
 
@@ -68,6 +69,22 @@ def test_equals_the_plain_definition(elapsed, stride):
     good = [abs(e - PERIOD) <= 0.5 * PERIOD for e in elapsed]
     expected = [i for i in range(len(times) - stride) if all(good[i : i + stride])]
     assert starts(times, stride=stride) == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(missing=st.sets(st.integers(0, 12)), stride=st.integers(1, 4))
+def test_a_robot_with_targets_needs_the_command_before_its_transitions(missing, stride):
+    """Steps of a regular clock, some never recorded: a step is known by its moment."""
+    moments = [t for t in range(13) if t not in missing]
+    t_ns = np.array(moments, np.int64) * PERIOD_NS
+    plain, targets = (
+        robot_starts(spec, t_ns, len(t_ns), stride=stride).tolist()
+        for spec in (target_spec(twin=True), target_spec())
+    )
+    there = {moment: row for row, moment in enumerate(moments)}
+    whole = [t for t in moments if all(t + k in there for k in range(stride + 1))]
+    assert plain == [there[t] for t in whole]
+    assert targets == [there[t] for t in whole if t - 1 in there]
 
 
 @pytest.mark.parametrize(
