@@ -38,12 +38,14 @@ class EpisodeRangeError(StoreError):
 class EpisodeInfo:
     """What a list of episodes shows. `created_at` is ISO 8601 in UTC, `bytes` the size on disk.
 
-    `sealed` is False while the episode is being written; its length then grows.
+    `sealed` is False while the episode is being written; its length then grows. `seconds` is what
+    its steps take at the rate of the spec.
     """
 
     id: str
     robot: str
     length: int
+    seconds: float
     sealed: bool
     bytes: int
     created_at: str
@@ -57,6 +59,7 @@ class EpisodeInfo:
             id=record.id,
             robot=record.spec.name,
             length=record.length,
+            seconds=record.length / record.spec.rate_hz,
             sealed=record.sealed,
             bytes=record.bytes,
             created_at=record.created_at,

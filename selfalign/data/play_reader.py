@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import final
 
 from selfalign.data.episode_id import EPISODE_ID
-from selfalign.data.episode_layout import DamagedEpisode, EpisodeRecord, read_record
+from selfalign.data.episode_layout import (
+    DamagedEpisode,
+    EpisodeRecord,
+    read_record,
+    size_on_disk,
+)
 from selfalign.data.episode_reader import EpisodeInfo, EpisodeReader
 from selfalign.errors import StoreError
 
@@ -126,6 +131,10 @@ class PlayReader:
     def used_bytes(self) -> int:
         """Size of all episodes on disk [byte]."""
         return sum(info.bytes for info in self.episodes())
+
+    def quarantined_bytes(self) -> int:
+        """Size of what recovery has set aside; it counts against the quota [byte]."""
+        return size_on_disk(self.folders.quarantine)
 
     def free_bytes(self) -> int:
         """Free space of the file system that holds the store [byte]."""

@@ -58,6 +58,7 @@ def recover(folders: StoreFolders, resume: frozenset[str] = frozenset()) -> Reco
     Only for the process that holds the lock of the store.
     """
     for path in folders.trash.iterdir():
+        (folders.pins / path.stem).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
     fates: dict[str, list[str]] = {}
     for path in sorted(folders.staging.iterdir()):

@@ -2,16 +2,41 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from selfalign.data.episode_layout import EpisodeRecord, fsync_path, size_on_disk
 from selfalign.data.episode_reader import EpisodeInfo
 from selfalign.data.episode_writer import EpisodeWriter, StoreFull
-from selfalign.data.play_reader import PlayReader
+from selfalign.data.play_reader import PlayReader, UnknownEpisode
+from selfalign.errors import StoreError
 
 logger = logging.getLogger(__name__)
+
+Use = Literal["recorded", "unfinished", "held", "pinned"]
+
+_WHY: dict[Use, str] = {
+    "recorded": "is being recorded; seal it first",
+    "unfinished": "is unfinished; the next start seals it or sets it aside",
+    "held": "is being read; release it first",
+    "pinned": "is pinned; unpin it first",
+}
+
+
+@final
+class EpisodeInUse(StoreError):
+    """An episode was to be deleted that must not be.
+
+    Attributes:
+        episode: its name.
+        use: why it must stay.
+    """
+
+    def __init__(self, episode: str, use: Use) -> None:
+        super().__init__(f"episode {episode} {_WHY[use]}")
+        self.episode, self.use = episode, use
 
 
 @final
@@ -21,6 +46,7 @@ class PlayShelf:
     Attributes:
         live: writers of the episodes that are open.
         waiting: size of each episode in staging that no writer has: resumable, or put off [byte].
+        held: episodes that somebody reads; not deleted while they are here.
     """
 
     def __init__(
@@ -37,6 +63,7 @@ class PlayShelf:
         self._min_free_bytes = min_free_bytes
         self._disk_free = disk_free
         self.live: dict[str, EpisodeWriter] = {}
+        self.held: frozenset[str] = frozenset()
         self.waiting = {path.stem: size_on_disk(path) for path in self._folders.staging.iterdir()}
         self._quarantined = size_on_disk(self._folders.quarantine)
 
@@ -52,44 +79,121 @@ class PlayShelf:
         return sealed + live + sum(self.waiting.values()) + self._quarantined
 
     def make_room(self, nbytes: int) -> None:
-        """Delete the oldest sealed episodes that are not pinned until `nbytes` more fit.
+        """Delete the oldest sealed episodes that nobody keeps until `nbytes` more fit.
 
         Raises:
             StoreFull: deleting all of them would not do; then none is deleted.
         """
         sealed = self._reader.sealed_records()
-        victims = [r for i, r in sorted(sealed.items()) if not self._reader.is_pinned(i)]
+        victims = [r for i, r in sorted(sealed.items()) if self._use_of(i) is None]
         used, free = self.used_bytes(), self._disk_free(self._folders.root)
-        excess = max(used + nbytes - self._quota_bytes, self._min_free_bytes + nbytes - free)
-        if excess > sum(victim.bytes for victim in victims):
-            msg = (
-                f"no room for {nbytes} more bytes of play: {used} of {self._quota_bytes} used, "
-                f"{free} free on disk of which {self._min_free_bytes} must stay; delete or unpin "
-                "episodes, raise the quota, or empty quarantine/ and restart"
+        beyond_quota = used + nbytes - self._quota_bytes
+        excess = max(beyond_quota, self._min_free_bytes + nbytes - free)
+        spare = sum(victim.bytes for victim in victims)
+        if excess > spare:
+            raise StoreFull(
+                f"no room for {_mb(nbytes)} more of play: {_mb(used)} of {_mb(self._quota_bytes)} "
+                f"used, {_mb(free)} free on disk of which {_mb(self._min_free_bytes)} must stay; "
+                f"the episodes that nothing keeps would free {_mb(spare)}; "
+                + self._remedies(is_quota=beyond_quota > spare)
             )
-            raise StoreFull(msg)
         while excess > 0:
             victim = victims.pop(0)
             logger.info("episode %s is deleted to make room", victim.id)
-            self.discard(self._folders.sealed_path(victim.id))
+            self._remove([victim.id])
             excess -= victim.bytes
+
+    def delete(self, episode_ids: Iterable[str], *, pinned: bool) -> list[EpisodeRecord]:
+        """Delete sealed episodes: all of them, or none where one must not be deleted.
+
+        Args:
+            episode_ids: their names.
+            pinned: delete pinned ones, too.
+
+        Raises:
+            UnknownEpisode: there is no episode of one of the names.
+            EpisodeInUse: one of them must stay.
+            OSError: the disk refused; what comes before in the order given may be deleted.
+        """
+        sealed = self._reader.sealed_records()
+        chosen = list(dict.fromkeys(episode_ids))
+        for episode_id in chosen:
+            if not any(episode_id in known for known in (sealed, self.live, self.waiting)):
+                msg = f"no episode {episode_id[:80]!r} in {self._folders.root}"
+                raise UnknownEpisode(msg)
+            use = self._use_of(episode_id)
+            if use is not None and not (pinned and use == "pinned"):
+                raise EpisodeInUse(episode_id, use)
+        self._remove(chosen)
+        return [sealed[episode_id] for episode_id in chosen]
 
     def publish(self, path: Path, record: EpisodeRecord) -> EpisodeInfo:
         """Move a finished episode to the sealed ones. Raises OSError; then it did not move."""
         path.rename(self._folders.sealed_path(record.id))
         self.live.pop(record.id, None)
-        try:
-            fsync_path(self._folders.episodes)
-            fsync_path(self._folders.staging)
-        except OSError as error:
-            # The episode is there; after a power cut it may be in staging again, and is recovered.
-            logger.warning("episode %s: its move is not flushed: %s", record.id, error)
+        # After a power cut it may be in staging again, and is recovered.
+        self._flush(record.id, self._folders.episodes, self._folders.staging)
         return EpisodeInfo.of(record, pinned=self._reader.is_pinned(record.id))
 
     def discard(self, path: Path) -> None:
-        """Delete an episode: out of sight by one rename, then file by file. Raises OSError."""
+        """Give up an episode that is being written. Raises OSError."""
         self.live.pop(path.stem, None)
+        _remove_files(self._bury(path))
+
+    def _remove(self, episode_ids: list[str]) -> None:
+        """Delete sealed episodes: out of sight by a rename each, then file by file."""
+        doomed = [self._bury(self._folders.sealed_path(i)) for i in episode_ids]
+        # Before the first file goes, so that a power cut brings none back with parts missing.
+        self._flush(", ".join(episode_ids), self._folders.episodes, self._folders.trash)
+        for path in doomed:
+            _remove_files(path)
+
+    def _bury(self, path: Path) -> Path:
+        """Move an episode to the trash, where recovery finishes what is left; return the place."""
         doomed = self._folders.trash / path.name
         path.rename(doomed)
         self._reader.unpin(path.stem)
-        shutil.rmtree(doomed, ignore_errors=True)
+        return doomed
+
+    def _use_of(self, episode_id: str) -> Use | None:
+        """Why an episode must not be deleted, or None if it may be."""
+        if episode_id in self.live:
+            return "recorded"
+        if episode_id in self.waiting:
+            return "unfinished"
+        if episode_id in self.held:
+            return "held"
+        return "pinned" if self._reader.is_pinned(episode_id) else None
+
+    def _remedies(self, *, is_quota: bool) -> str:
+        """What helps a full store, by what fills it."""
+        kept: Counter[Use | None] = Counter()
+        for record in self._reader.sealed_records().values():
+            kept[self._use_of(record.id)] += record.bytes
+        live = sum(writer.nbytes for writer in self.live.values())
+        ways = {
+            "unpin or delete pinned episodes": kept["pinned"],
+            "let the alignment end that reads episodes": kept["held"],
+            "end what is being recorded": live,
+            "empty quarantine/ and restart": self._quarantined,
+        }
+        helpful = [f"{way} ({_mb(nbytes)})" for way, nbytes in ways.items() if nbytes]
+        last = "raise the quota" if is_quota else "free the disk of other files"
+        return ", ".join([*helpful, last])
+
+    def _flush(self, episodes: str, *folders: Path) -> None:
+        try:
+            for folder in folders:
+                fsync_path(folder)
+        except OSError as error:
+            logger.warning("episode %s: its move is not flushed: %s", episodes, error)
+
+
+def _remove_files(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        logger.warning("%s is not removed completely; the next start tries again", path)
+
+
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB"

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ from selfalign.data.play_reader import (
     free_bytes,
 )
 from selfalign.data.play_recovery import RecoveryReport, recover
-from selfalign.data.play_shelf import PlayShelf
+from selfalign.data.play_shelf import EpisodeInUse, PlayShelf
 from selfalign.data.play_step import BadPlayStep, EpisodeSlice, PlayStep
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import StoreError
@@ -61,12 +61,12 @@ __all__ = [
     "BadPlayStep",
     "DamagedEpisode",
     "EpisodeClosed",
+    "EpisodeInUse",
     "EpisodeInfo",
     "EpisodeRangeError",
     "EpisodeReader",
     "EpisodeSlice",
     "EpisodeWriter",
-    "PinnedEpisode",
     "PlayReader",
     "PlayStep",
     "PlayStore",
@@ -92,16 +92,11 @@ class StoreLocked(StoreError):
 
 
 @final
-class PinnedEpisode(StoreError):
-    """A pinned episode was to be deleted."""
-
-
-@final
 class PlayStore:
     """The writing side of the play store. One process at a time, and in it one thread.
 
-    When room is needed, the oldest sealed episodes that are not pinned are deleted; when that
-    does not help, `StoreFull` is raised and nothing is deleted.
+    When room is needed, the oldest sealed episodes that are neither pinned nor held are deleted;
+    when that does not help, `StoreFull` is raised and nothing is deleted.
     """
 
     def __init__(
@@ -243,19 +238,33 @@ class PlayStore:
         """Allow an episode to be deleted again."""
         self._reader.unpin(episode_id)
 
-    def delete(self, episode_id: str) -> None:
-        """Delete a sealed episode.
+    def hold(self, episode_ids: Iterable[str]) -> None:
+        """Keep exactly these from being deleted, until the next call or `close`."""
+        self._shelf.held = frozenset(episode_ids)
+
+    def delete(self, *episode_ids: str, pinned: bool = False) -> tuple[EpisodeInfo, ...]:
+        """Delete sealed episodes: all of them, or none where one must not be deleted.
+
+        Their room counts as free at once. A crash leaves each of them whole or gone.
+
+        Args:
+            episode_ids: their names; one named twice counts once.
+            pinned: delete pinned ones, too.
+
+        Returns:
+            What they were, in the order given.
 
         Raises:
-            PinnedEpisode: unpin it first.
-            UnknownEpisode: no sealed episode of that name; one being written is aborted instead.
+            EpisodeInUse: one is being written, held or pinned.
+            UnknownEpisode: there is none of one of the names.
+            StoreError: the disk refused; some may be deleted.
         """
         self._require_open()
-        if episode_id not in self._reader.sealed_records():
-            raise UnknownEpisode(f"no sealed episode {episode_id[:80]!r} in {self._folders.root}")
-        if self._reader.is_pinned(episode_id):
-            raise PinnedEpisode(f"episode {episode_id} is pinned; unpin it first")
-        self._shelf.discard(self._folders.sealed_path(episode_id))
+        try:
+            records = self._shelf.delete(episode_ids, pinned=pinned)
+        except OSError as error:
+            raise StoreError(f"the disk refused to delete an episode: {error}") from error
+        return tuple(EpisodeInfo.of(record, pinned=False) for record in records)
 
     def used_bytes(self) -> int:
         """What counts against the quota: episodes, open ones too, and quarantine [byte]."""

@@ -4,6 +4,7 @@
                        writer k dies by SIGKILL just before its k-th change of the file system
                        below ROOT/k
     recover ROOT EVERY the same for a writer that only recovers ROOT/k
+    delete ROOT EVERY  the same for a writer that deletes two of three episodes, one of them pinned
     endless ROOT       write until killed
     staged ROOT        write half an episode, wait for a line on stdin, write on and seal
 
@@ -12,6 +13,7 @@ many instants there are.
 """
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -36,11 +38,16 @@ class Killer:
         writes = (
             event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
         )
-        if not (writes or event in _CHANGES) or not os.fspath(args[0]).startswith(self.root):
+        if not (writes or event in _CHANGES) or not self._is_ours(event, args):
             return
         self.seen += 1
         if self.seen == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_ours(self, event: str, args: tuple) -> bool:
+        # A tree is removed by names relative to its open folders.
+        is_relative = event in {"os.remove", "os.rmdir"} and args[1] != -1
+        return is_relative or os.fspath(args[0]).startswith(self.root)
 
 
 def open_store(root: Path) -> PlayStore:
@@ -61,13 +68,41 @@ def write_episode(root: Path, number: int) -> None:
     say(number, STEPS)
 
 
-def die_at_many_points(root: Path, every: int, work) -> None:
+def mkdir(root: Path) -> None:
+    root.mkdir(exist_ok=True)
+
+
+def place_three(root: Path) -> None:
+    """A store of three short episodes, the first of them pinned: a copy of that beside it."""
+    first = root.parent / "first"
+    if not first.exists():
+        record_three(first)
+    shutil.copytree(first, root)
+
+
+def record_three(root: Path) -> None:
+    with open_store(root) as store:
+        for _ in range(3):
+            writer = store.start_episode(SPEC)
+            for i in range(STEPS):
+                writer.append(step(i, SPEC))
+            writer.seal()
+        store.pin(store.episodes()[0].id)
+
+
+def delete_two(root: Path, number: int) -> None:
+    store = open_store(root)
+    first, _, last = store.episodes()
+    store.delete(first.id, last.id, pinned=True)
+
+
+def die_at_many_points(root: Path, every: int, work, *, prepare=mkdir) -> None:
     """Fork a child for each point; stop after the first that lived to the end."""
     number, lived = 1 - every, False
     while not lived:
         number += every
         place = root / str(number)
-        place.mkdir(exist_ok=True)
+        prepare(place)
         child = os.fork()
         if child == 0:
             Killer(place, number)
@@ -108,6 +143,8 @@ def main() -> None:
         die_at_many_points(root, int(sys.argv[3]), write_episode)
     elif mode == "recover":
         die_at_many_points(root, int(sys.argv[3]), lambda place, _number: open_store(place))
+    elif mode == "delete":
+        die_at_many_points(root, int(sys.argv[3]), delete_two, prepare=place_three)
     elif mode == "endless":
         endless(root)
     elif mode == "staged":

@@ -25,7 +25,7 @@ def record_one(spec: RobotSpec) -> None:
 
 
 def test_samples_of_the_data_page_run(tmp_path, monkeypatch, capsys):
-    assert len(SAMPLES) == 7
+    assert len(SAMPLES) == 8
     shutil.copytree(ROOT / "server" / "specs", tmp_path / "server" / "specs")
     monkeypatch.chdir(tmp_path)
     record_one(RobotSpec.from_file(Path("server/specs/panda.yaml")))
