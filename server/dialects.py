@@ -44,8 +44,8 @@ _STATES = ("state", "proprio")
 _INSTRUCTIONS = ("instruction", "prompt", "language_instruction", "task_description")
 # Fields of ours that a foreign observation may carry as well.
 _OURS = (
-    "robot", "w_version", "seed", "observed_at_s", "observation_seq", "previous_actions",
-    "inference_delay", "execution_horizon",
+    "robot", "w_version", "seed", "observed_at_s", "observation_seq", "previous_action",
+    "previous_actions", "inference_delay", "execution_horizon",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from selfalign.data.continuation import check_continuation
 from selfalign.data.observation import Observation, check_observation
+from selfalign.data.target_steps import TargetSteps
 from server.inference_thread import InferenceThread, Overloaded
 from server.registry import UnknownRobot
 from server.safety import ActionLimits, NonFiniteAction, SafeChunk
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from selfalign.data.continuation import Continuation
-    from selfalign.data.spec import RobotSpec
+    from selfalign.data.spec import Dimension, RobotSpec
     from server.metrics import Metrics
     from server.registry import Bundle, Registry
 
@@ -49,6 +50,7 @@ class RobotPolicy(Protocol):
         *,
         seed: int | None,
         continuations: Sequence[Continuation | None],
+        last_commands: Sequence[NDArray[np.floating] | None],
     ) -> NDArray[np.float32]:
         """Chunks `[B, H, A]` in the units of the spec."""
 
@@ -63,7 +65,7 @@ class ActCall:
         observation: what it senses.
         pin: the version of W to use; the active one if None.
         seed: of the flow noise; unseeded if None.
-        previous_action: `[A]`, the command before this chunk, if known.
+        previous_action: `[A]`, the command before this chunk, if known; targets need it.
         continuation: what is left of the chunk being executed, if the new one is to continue it.
     """
 
@@ -112,6 +114,17 @@ class _Seat:
     def __init__(self, policy: RobotPolicy) -> None:
         self.policy = policy
         self.limits = ActionLimits(policy.spec)
+        self._targets = TargetSteps.of(policy.spec)
+
+    def last_command(self, call: ActCall) -> NDArray[np.floating] | None:
+        """The command `[A]` before the chunk of a call, NaN where it is not known; None: nowhere.
+
+        Raises:
+            WireError: what was sent as the command is none.
+            ObservationMismatch: an action is a target, and the command is not known.
+        """
+        sent = self.limits.checked(call.previous_action)
+        return sent if self._targets is None else self._targets.last(call.observation.state, sent)
 
 
 @final
@@ -189,7 +202,9 @@ class Engine:
     async def warm_up(self) -> None:
         """Answer one made-up observation for each robot, so that the first real one is not slow."""
         for robot, seat in self._seats.items():
-            await self.act(ActCall(robot, blank_observation(seat.policy.spec), seed=0))
+            spec = seat.policy.spec
+            blank, middle = blank_observation(spec), _middle(spec.action) if spec.targets else None
+            await self.act(ActCall(robot, blank, seed=0, previous_action=middle))
 
     def let_loop_help(self, short_s: float) -> None:
         """Let the running event loop answer what is answered in less than `short_s`."""
@@ -216,12 +231,17 @@ class Engine:
         check_observation(call.observation, seat.policy.spec)
         if call.continuation is not None:
             check_continuation(call.continuation, seat.policy.spec, seat.policy.horizon)
+        last = seat.last_command(call)
         encoded_ns = time.perf_counter_ns()
         chunk = seat.policy.act(
-            [call.observation], bundle.w, seed=call.seed, continuations=[call.continuation]
+            [call.observation],
+            bundle.w,
+            seed=call.seed,
+            continuations=[call.continuation],
+            last_commands=[last],
         )[0]
         inferred_ns = time.perf_counter_ns()
-        safe = self._make_safe(seat, chunk, call)
+        safe = self._make_safe(seat, chunk, last)
         timing = ActTiming(
             queue_ms=(started_ns - arrived_ns) * 1e-6,
             encode_ms=(encoded_ns - started_ns) * 1e-6,
@@ -236,9 +256,11 @@ class Engine:
             return self._registry.active(call.robot)
         return self._registry.get(call.robot, call.pin)
 
-    def _make_safe(self, seat: _Seat, chunk: NDArray[np.float32], call: ActCall) -> SafeChunk:
+    def _make_safe(
+        self, seat: _Seat, chunk: NDArray[np.float32], last: NDArray[np.floating] | None
+    ) -> SafeChunk:
         try:
-            safe = seat.limits.apply(chunk, call.previous_action)
+            safe = seat.limits.apply(chunk, last)
         except NonFiniteAction:
             self._metrics.safety_events.labels("non_finite").inc()
             raise
@@ -254,5 +276,9 @@ def blank_observation(spec: RobotSpec) -> Observation:
     images = {
         camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in spec.cameras
     }
-    state = np.array([(item.low + item.high) / 2 for item in spec.state], np.float32)
+    state = _middle(spec.state)
     return Observation(images=images, state=state, instruction=spec.default_instruction)
+
+
+def _middle(dimensions: tuple[Dimension, ...]) -> NDArray[np.float32]:
+    return np.array([(item.low + item.high) / 2 for item in dimensions], np.float32)

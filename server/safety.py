@@ -77,19 +77,20 @@ class ActionLimits:
                 f"action {name!r} of robot {spec.name!r} needs finite limits, low < high"
             )
 
-    def apply(self, chunk: NDArray[np.float32], previous: NDArray[np.float32] | None) -> SafeChunk:
-        """Make a chunk `[H, A]` safe to execute after the command `previous` `[A]`, if known.
+    def apply(self, chunk: NDArray[np.float32], previous: NDArray[np.floating] | None) -> SafeChunk:
+        """Make a chunk `[H, A]` safe to execute after the command `previous` `[A]`.
+
+        None, or NaN in an action, says that it is not known.
 
         Raises:
             NonFiniteAction: there is a NaN or an infinity in the chunk.
-            WireError: `previous` is not one finite number for each action.
         """
         inside: NDArray[np.float32] = np.minimum(np.maximum(chunk, self._low), self._high)
         # Equal means finite as well: a NaN equals nothing, an infinity lies beyond its limit.
         limited = () if (inside == chunk).all() else self._limited(chunk, inside)
         if self._step is None:
             return SafeChunk(inside, limited, ())
-        smooth = self._slow_down(inside, self._step, self._checked(previous))
+        smooth = self._slow_down(inside, self._step, previous)
         slowed = (np.abs(smooth - inside) > self._rounding).any(axis=0)
         return SafeChunk(smooth, limited, self._named(slowed))
 
@@ -105,18 +106,26 @@ class ActionLimits:
         self,
         chunk: NDArray[np.float32],
         largest: NDArray[np.float32],
-        previous: NDArray[np.float32] | None,
+        previous: NDArray[np.floating] | None,
     ) -> NDArray[np.float32]:
         # Each value lies between its predecessor and its target, so it stays within the limits.
         smooth = chunk.copy()
-        last = chunk[0] if previous is None else np.clip(previous, self._low, self._high)
+        last = chunk[0]
+        if previous is not None:
+            inside = np.clip(previous, self._low, self._high).astype(np.float32)
+            last = np.where(np.isnan(inside), chunk[0], inside)
         for row in smooth:
             np.clip(row, last - largest, last + largest, out=row)
             last = row
         return smooth
 
-    def _checked(self, previous: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        if previous is None:
+    def checked(self, previous: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """The command that a client says it sent last; None where `max_step` needs none.
+
+        Raises:
+            WireError: it is not one finite number for each action.
+        """
+        if previous is None or self._step is None:
             return None
         if previous.shape != self._low.shape or not np.isfinite(previous).all():
             raise WireError(

@@ -97,9 +97,11 @@ class TargetSteps:
         for row, change in zip(
             np.moveaxis(out, 1, 0), np.moveaxis(changes_BHa[..., columns], 1, 0), strict=True
         ):
-            row[:, columns] = place + change
-            limited = np.clip(change, -self._step, self._step)
-            place = np.clip(place + limited, self._low, self._high)
+            # What is not finite passes through, without a warning on every call.
+            with np.errstate(over="ignore", invalid="ignore"):
+                row[:, columns] = place + change
+                limited = np.clip(change, -self._step, self._step)
+                place = np.clip(place + limited, self._low, self._high)
         return out
 
     def _held(self, state: Floats) -> Floats:

@@ -60,6 +60,7 @@ def metadata(runtime: Runtime, spec: RobotSpec) -> dict[str, Any]:
         "cameras": [camera.name for camera in spec.cameras],
         "state": [dimension.name for dimension in spec.state],
         "action": [dimension.name for dimension in spec.action],
+        "targets": list(spec.targets),
         "rate_hz": spec.rate_hz,
         "action_horizon": runtime.policy.config.horizon,
         "w_version": runtime.registry.active(spec.name).version,

@@ -24,6 +24,12 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "state": [{"name": "joint_1", "unit": "rad", "low": -2.9, "high": 2.9}],
     "action": [{"name": "joint_1_delta", "unit": "rad", "low": -0.15, "high": 0.15}],
 }
+_TARGETS_EXAMPLE: Final[dict[str, Any]] = _EXAMPLE | {
+    "name": "bench-arm-by-position",
+    "action": [{"name": "tool_x", "unit": "m", "low": 0.2, "high": 0.8}],
+    "max_step": [0.04],
+    "targets": ["tool_x"],
+}
 
 router = APIRouter(tags=["robots"])
 
@@ -61,7 +67,11 @@ async def get_robot(request: Request, robot: str) -> Response:
     summary="Introduce a robot by its spec",
     status_code=201,
     response_class=Response,
-    openapi_extra={"requestBody": request_body(RobotMessage, _EXAMPLE)},
+    openapi_extra={
+        "requestBody": request_body(
+            RobotMessage, commanded_by_changes=_EXAMPLE, commanded_by_targets=_TARGETS_EXAMPLE
+        )
+    },
     responses={
         200: reply_body(RobotReply, "The robot was known with this very spec"),
         201: reply_body(RobotReply, "The robot is new; it starts with the base W"),

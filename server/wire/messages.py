@@ -51,7 +51,9 @@ class ActRequest(Request):
     )
     previous_action: Vector | None = Field(
         None,
-        description="The last command sent, so that `max_step` also bounds the first of the chunk",
+        description="The last command sent, so that `max_step` also bounds the first of the chunk. "
+        "A robot whose actions are `targets` must send it, unless its state measures them; before "
+        "the first command, the pose that it holds",
     )
     seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the flow noise, for tests")
     previous_actions: Chunk | None = Field(
@@ -270,6 +272,11 @@ class RobotMessage(Request):
     action: list[DimensionMessage]
     max_step: list[float | None] | None = Field(
         None, description="Largest change of each action between consecutive commands"
+    )
+    targets: list[str] = Field(
+        default_factory=list,
+        description="Names of the actions that are absolute targets: the policy sees their change "
+        "since the last command, in units of `max_step`, which each needs",
     )
     default_instruction: str = ""
     kinematics: dict[str, Any] | None = Field(

@@ -19,6 +19,7 @@ class FakeRobotPolicy:
         hold: an answer waits for this event, if there is one.
         seen: the observations that came.
         continuations: what their chunks were to continue.
+        last_commands: the commands before them.
         threads: the names of the threads that asked.
     """
 
@@ -31,6 +32,7 @@ class FakeRobotPolicy:
         self.asked = threading.Event()
         self.seen: list[Any] = []
         self.continuations: list[Any] = []
+        self.last_commands: list[Any] = []
         self.horizon = HORIZON
         self.threads: set[str] = set()
 
@@ -41,10 +43,12 @@ class FakeRobotPolicy:
         *,
         seed: int | None = None,
         continuations: Any = (),
+        last_commands: Any = (),
     ) -> np.ndarray:
         self.threads.add(threading.current_thread().name)
         self.seen.extend(observations)
         self.continuations.extend(continuations)
+        self.last_commands.extend(last_commands)
         self.asked.set()
         if self.hold is not None:
             assert self.hold.wait(60)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from selfalign.data.spec import RobotSpec
+from selfalign.data.target_steps import TargetSteps
 from selfalign.errors import SpecError
 from server.safety import ActionLimits, NonFiniteAction
 from server.wire.problems import WireError
@@ -89,10 +90,40 @@ def test_the_first_command_is_bounded_by_the_previous_one_if_it_is_known() -> No
     assert limits.apply(_chunk((1.0, 0.0)), np.zeros(2, np.float32)).actions[0, 0] == 0.25
 
 
+def test_an_action_whose_last_command_is_not_known_may_begin_anywhere() -> None:
+    limits = ActionLimits(arm_spec(max_step=(0.25, 0.1)))
+    safe = limits.apply(_chunk((1.0, 0.5), (1.0, 0.0)), np.array([0.0, np.nan], np.float32))
+    np.testing.assert_allclose(safe.actions, [[0.25, 0.5], [0.5, 0.4]], atol=1e-6)
+
+
+@given(FINITE_CHUNK, hnp.arrays(np.float32, 2, elements=st.floats(-3, 3, width=32)))
+@settings(deadline=None, max_examples=100)
+def test_targets_are_limited_to_the_running_sum_of_limited_changes(
+    changes: np.ndarray, previous: np.ndarray
+) -> None:
+    """What the policy's steps add up to and what the limits leave of it are one path."""
+    spec = arm_spec(max_step=(0.25, 0.125), targets=("dx", "grip"))
+    chunk = TargetSteps(spec).targets(changes[None], previous[None])[0]
+    safe = ActionLimits(spec).apply(chunk, previous)
+
+    place = np.clip(previous.astype(np.float64), LOW, HIGH)
+    for change, action in zip(changes, safe.actions, strict=True):
+        place = np.clip(place + np.clip(change, [-0.25, -0.125], [0.25, 0.125]), LOW, HIGH)
+        np.testing.assert_allclose(action, place, atol=1e-5)
+    free = np.abs(changes) < 0.0025
+    for column, name in enumerate(("dx", "grip")):
+        is_inside = LOW[column] + 0.02 < previous[column] < HIGH[column] - 0.02
+        if is_inside and free[:, column].all():
+            assert name not in safe.clamped_dims
+        if (np.abs(changes[:, column]) > 0.26).any():
+            # Further than the largest step of both.
+            assert name in safe.clamped_dims
+
+
 @pytest.mark.parametrize("previous", [np.array([np.nan, 0.0], np.float32), np.zeros(3, np.float32)])
 def test_a_bad_previous_command_is_refused(previous: np.ndarray) -> None:
     with pytest.raises(WireError, match="previous_action must be 2 finite numbers"):
-        ActionLimits(arm_spec(max_step=(0.25, None))).apply(_chunk((0.0, 0.0)), previous)
+        ActionLimits(arm_spec(max_step=(0.25, None))).checked(previous)
 
 
 def test_the_chunk_of_the_policy_is_not_written_to() -> None:
