@@ -84,7 +84,12 @@ def run_episode(
     frames = [robot.image]
     calls = 0
     while True:
-        chunk = client.act(robot.observe(), observation_seq=calls, seed=start * _CALLS + calls)
+        chunk = client.act(
+            robot.observe(),
+            observation_seq=calls,
+            seed=start * _CALLS + calls,
+            previous_action=robot.last_action,
+        )
         if chunk.w_version != version:
             raise WrongVersion(
                 f"measuring W version {version}, but version {chunk.w_version} made a chunk"

@@ -38,6 +38,7 @@ class SimulatedRobot:
             image_size=image_size,
         )
         self._observation = self._env.observe()
+        self._last_action = self._env.held_action()
         self.is_success = False
         self.is_over = False
 
@@ -68,9 +69,15 @@ class SimulatedRobot:
         """What its camera saw last [height, width, 3]."""
         return np.asarray(self._observation.images[CAMERA])
 
+    @property
+    def last_action(self) -> NDArray[np.float32]:
+        """The last command; at the start of an episode, the one that keeps it where it stands."""
+        return self._last_action.astype(np.float32)
+
     def begin(self, start: int) -> None:
         """Start an episode at the start state of that number; the same number, the same state."""
         self._observation, _ = self._env.reset(seed=start)
+        self._last_action = self._env.held_action()
         self.is_success = self.is_over = False
 
     def observe(self) -> Observation:
@@ -84,14 +91,13 @@ class SimulatedRobot:
     def apply(self, action: NDArray[np.float32]) -> None:
         """Execute one action and look again."""
         self._observation, _, is_done, is_truncated, info = self._env.step(action)
+        self._last_action = action
         self.is_success = self.is_success or bool(info["success"])
         self.is_over = is_done or is_truncated
 
     def hold(self) -> None:
         """Stay where it is for one step."""
-        measured = self._env.measure()
-        command = self._env.command(measured.tool, float(measured.opening))
-        self.apply(self._env.action_space.encode(command))
+        self.apply(self._env.held_action())
 
     def play(self, steps: int, *, seed: int) -> Iterator[tuple[Observation, NDArray[np.float32]]]:
         """Move about at random: each observation and the action then executed.

@@ -54,7 +54,8 @@ class Disguise:
             Dimension(name=dim.name, unit=dim.unit, low=dim.low, high=dim.high)
             for dim in self.space.dims(env.arm)
         )
-        return env.spec.model_copy(update={"action": actions})
+        plain = {"action": actions, "max_step": None, "targets": ()}
+        return env.spec.model_copy(update=plain)
 
     def see(self, observation: Observation) -> Observation:
         """The observation with its pictures as of the plain camera."""

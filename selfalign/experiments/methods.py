@@ -203,7 +203,7 @@ def _nearest_w(bench: Bench) -> FastWeights:
 
 def _shuffled_actions(bench: Bench) -> Candidate:
     play = bench.play(bench.settings.play_seconds)
-    found = bench.align(with_shuffled_actions(play, bench.robot.method_seed))
+    found = bench.align(with_shuffled_actions(play, bench.io.spec, bench.robot.method_seed))
     return Candidate("shuffled_actions", found.candidate, found.judgement)
 
 

@@ -61,8 +61,8 @@ class OnlineW:
 
     def _gather(self, latest: Observation) -> None:
         """Encode the transitions that the last steps completed; keep what the next ones need."""
-        stride = self._io.policy.config.stride
-        count = len(self._done) + 1 - stride
+        stride, before = self._io.policy.config.stride, self._io.rows_before
+        count = len(self._done) + 1 - stride - before
         if count < 1:
             return
         frames, spec = [*self._seen, latest], self._io.spec
@@ -77,7 +77,7 @@ class OnlineW:
             t_ns=np.arange(len(frames), dtype=np.int64) * spec.period_ns,
             instructions=tuple(frame.instruction for frame in frames),
         )
-        fresh = self._io.transitions(play, np.arange(count))
+        fresh = self._io.transitions(play, np.arange(count) + before)
         known = self._transitions
         self._transitions = fresh if known is None else TransitionBatch.cat([known, fresh])
         self._seen, self._done = self._seen[count:], self._done[count:]

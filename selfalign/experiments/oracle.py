@@ -18,6 +18,7 @@ from selfalign.experiments.settings import OracleConfig
 from selfalign.model.flow import sample_time
 from selfalign.model.prefix import Prefix
 from selfalign.model.weights import FastWeights
+from selfalign.sim.action_spaces import held
 from selfalign.sim.env import SimEnv
 from selfalign.sim.recording import commands_of, record_episode
 
@@ -101,11 +102,17 @@ def _chunks(
     """Observations followed by H commands of the episode, and these as labels [n, H, A]."""
     joints, horizon = env.arm.joint_count, io.policy.config.horizon
     camera = next(iter(env.cameras))
-    raw = env.action_space.encode(commands_of(rows, joints)).astype(np.float32)
+    commands = commands_of(rows, joints)
+    raw = env.action_space.encode(commands).astype(np.float32)
     starts = np.arange(max(0, len(raw) - horizon + 1))
     states = np.column_stack([rows["joints"][:, :joints], rows["gripper"]]).astype(np.float32)
     seen = [Observation({camera: rows["images"][i]}, states[i], env.instruction) for i in starts]
-    return seen, io.numbers.actions(raw[starts[:, None] + np.arange(horizon)], states[starts])
+    steps = starts[:, None] + np.arange(horizon)
+    if not io.spec.targets:
+        return seen, io.numbers.actions(raw[steps], states[starts])
+    # What the expert wants from where the arm is, step by step: a disturbance is no wish.
+    still = env.action_space.encode(held(commands.measured))
+    return seen, io.numbers.actions(raw[:, None], states, still)[:, 0][steps]
 
 
 @torch.no_grad()

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from selfalign.data.normalisation import target_steps
 from selfalign.data.play_store import EpisodeSlice
+from selfalign.data.spec import RobotSpec
 from selfalign.sim.env import SimEnv
 from selfalign.sim.play import RandomPlay
 
@@ -45,7 +47,13 @@ def beginning(play: EpisodeSlice, steps: int) -> EpisodeSlice:
     )
 
 
-def with_shuffled_actions(play: EpisodeSlice, seed: int) -> EpisodeSlice:
-    """The same play, but each observation stands beside an action of another moment."""
+def with_shuffled_actions(play: EpisodeSlice, spec: RobotSpec, seed: int) -> EpisodeSlice:
+    """The same play, but each observation stands beside an action of another moment.
+
+    Of targets the changes are shuffled, since these are what alignment sees.
+    """
     order = np.random.default_rng(seed).permutation(len(play))
-    return EpisodeSlice(play.images, play.state, play.action[order], play.t_ns, play.instructions)
+    action, columns = play.action[order], list(target_steps(spec))
+    changes = np.diff(play.action[:, columns], axis=0, prepend=play.action[:1, columns])
+    action[:, columns] = play.action[0, columns] + np.cumsum(changes[order], axis=0)
+    return EpisodeSlice(play.images, play.state, action, play.t_ns, play.instructions)

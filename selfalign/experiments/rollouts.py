@@ -18,6 +18,7 @@ from selfalign.experiments.analytic import Disguise
 from selfalign.experiments.online import OnlineW
 from selfalign.experiments.stage import Stage
 from selfalign.model.weights import FastWeights
+from selfalign.sim.action_spaces import held
 from selfalign.sim.env import SimEnv
 from selfalign.sim.motion import Command
 
@@ -56,12 +57,16 @@ class _Running:
     is_over: bool = False
     low: NDArray[np.float64] = field(init=False)
     high: NDArray[np.float64] = field(init=False)
+    step: NDArray[np.float64] = field(init=False)
+    last: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         space = self.disguise.space if self.disguise else self.env.action_space
         limits = space.dims(self.env.arm)
         self.low = np.array([limit.low for limit in limits])
         self.high = np.array([limit.high for limit in limits])
+        self.step = np.array([np.inf if limit.step is None else limit.step for limit in limits])
+        self.last = space.encode(held(self.env.measure()))
 
     def apply(self, chunk: NDArray[np.float32]) -> None:
         """Execute actions within the robot's limits until they or the episode end."""
@@ -69,9 +74,11 @@ class _Running:
             self.is_over = True
             return
         online = self.episode.online
-        for action in np.clip(chunk, self.low, self.high):
+        for wanted in np.clip(chunk, self.low, self.high):
+            action = np.clip(wanted, self.last - self.step, self.last + self.step)
             if online is not None:
                 online.add(self.env.observe(), action)
+            self.last = action
             self.is_success = self.env.execute(self._command(action))
             self.is_over = self.is_success or self.env.steps >= self.env.task.step_limit
             if self.is_over:
@@ -150,7 +157,8 @@ def _chunks(io: RobotIO, running: Sequence[_Running]) -> NDArray[np.float32]:
     for one in running:
         one.calls += 1
     raw_state = np.stack([one.observation.state for one in running])
-    return io.numbers.raw_actions(chunk.float().numpy(), raw_state)
+    last = io.numbers.last_commands(raw_state, [one.last for one in running])
+    return io.numbers.raw_actions(chunk.float().numpy(), raw_state, last)
 
 
 def _noise(one: _Running, horizon: int, width: int) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """How a robot numbers its actions: the same motion in many action spaces.
 
 A delta is relative to what is **measured** when the action is decided, never to the last target,
-so that all an action depends on can be observed. Every space ends with the absolute finger
+so that all an action depends on can be observed. An absolute space declares its numbers as targets:
+a policy sees their change since the last command. Every space ends with the absolute finger
 opening. `encode` and `decode` are inverse of one another, and `encode` is vectorised over time:
 one recorded motion can be relabelled into any space, and the label is what would execute it.
 
@@ -52,12 +53,16 @@ class UnknownActionSpace(SelfAlignError):
 
 @dataclass(frozen=True)
 class ActionLimit:
-    """One number of an action and its declared range."""
+    """One number of an action and its declared range.
+
+    A `step` makes it an absolute target: no command changes it by more.
+    """
 
     name: str
     unit: str
     low: float
     high: float
+    step: float | None = None
 
 
 class ActionSpace(Protocol):
@@ -128,7 +133,9 @@ class ToolAbsolute:
         centre = ((WORKSPACE_LOW + WORKSPACE_HIGH) / 2 - self.offset) @ self.rotation
         reach = _ABSOLUTE_REACH_M
         positions = (
-            ActionLimit(f"tool_{axis}", "m", float(middle - reach), float(middle + reach))
+            ActionLimit(
+                f"tool_{axis}", "m", float(middle - reach), float(middle + reach), TOOL_STEP_M
+            )
             for axis, middle in zip("xyz", centre, strict=True)
         )
         return (*positions, _OPENING)
@@ -182,8 +189,10 @@ class JointAbsolute:
     def dims(self, arm: Arm) -> tuple[ActionLimit, ...]:
         """See `ActionSpace`."""
         ends = _arrange(np.array(arm.joint_limits).T, self.order, self.signs)
+        # Only as mounted are they the joints that the state measures.
+        name = "joint" if self.order is None and self.signs is None else "servo"
         positions = (
-            ActionLimit(f"joint_{i + 1}", "rad", float(low), float(high))
+            ActionLimit(f"{name}_{i + 1}", "rad", float(low), float(high), JOINT_STEP_RAD)
             for i, (low, high) in enumerate(np.sort(ends, axis=0).T)
         )
         return (*positions, _OPENING)
@@ -217,10 +226,23 @@ def joint_command(
 
 
 def normalised_label(space: ActionSpace, command: Command, arm: Arm) -> np.ndarray:
-    """Encode a command, or a whole recorded motion, to float32 [..., A] with limits at -1 and 1."""
+    """Encode a command, or a whole recorded motion, to float32 [..., A] with limits at -1 and 1.
+
+    A target is labelled by its change from where the arm is measured. A server takes the change
+    from the last command instead; the arm has almost arrived there when the next one is decided.
+    """
     dims = space.dims(arm)
-    low, high = np.array([dim.low for dim in dims]), np.array([dim.high for dim in dims])
-    return (2 * (space.encode(command) - low) / (high - low) - 1).astype(np.float32)
+    still = held(command.measured)
+    low = np.array([dim.low if dim.step is None else -dim.step for dim in dims])
+    high = np.array([dim.high if dim.step is None else dim.step for dim in dims])
+    is_target = np.array([dim.step is not None for dim in dims])
+    numbers = space.encode(command) - np.where(is_target, space.encode(still), 0.0)
+    return (2 * (numbers - low) / (high - low) - 1).astype(np.float32)
+
+
+def held(measured: Measured) -> Command:
+    """The command that keeps an arm where it is measured."""
+    return Command(measured, measured.tool, measured.joints, measured.opening)
 
 
 def random_rotation(rng: np.random.Generator, *, mirror: bool) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from selfalign.data.observation import Observation
 from selfalign.data.spec import Camera, Dimension, RobotSpec
 from selfalign.errors import SelfAlignError
-from selfalign.sim.action_spaces import ActionSpace, ToolDelta, tool_command
+from selfalign.sim.action_spaces import ActionSpace, ToolDelta, held, tool_command
 from selfalign.sim.arm import Arm
 from selfalign.sim.cameras import CameraPose, project
 from selfalign.sim.kinematics import Kinematics
@@ -112,6 +112,8 @@ class SimEnv:
             for i, (low, high) in enumerate(self.arm.joint_limits)
         ]
         state.append(Dimension(name="gripper_opening", unit="m", low=0.0, high=OPENING_MAX_M))
+        actions = self.action_space.dims(self.arm)
+        targets = tuple(dim.name for dim in actions if dim.step is not None)
         return RobotSpec(
             name=f"sim-{self.arm.name}",
             rate_hz=self.rate_hz,
@@ -119,8 +121,10 @@ class SimEnv:
             state=tuple(state),
             action=tuple(
                 Dimension(name=dim.name, unit=dim.unit, low=dim.low, high=dim.high)
-                for dim in self.action_space.dims(self.arm)
+                for dim in actions
             ),
+            max_step=tuple(dim.step for dim in actions) if targets else None,
+            targets=targets,
         )
 
     @property
@@ -230,6 +234,10 @@ class SimEnv:
     def command(self, tool_target: np.ndarray, opening: float) -> Command:
         """Return the command that moves the tool towards `tool_target` [3] in one step."""
         return tool_command(self.measure(), tool_target, opening, self.kinematics)
+
+    def held_action(self) -> np.ndarray:
+        """The raw action [A] that keeps the robot where it is measured."""
+        return self.action_space.encode(held(self.measure()))
 
     def execute(self, command: Command) -> bool:
         """Run one control step and return whether the task is done."""

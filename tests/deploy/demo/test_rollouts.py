@@ -21,9 +21,13 @@ class FakeClient:
     def __init__(self, robot: SimulatedRobot, *, is_expert: bool, version: int = 0) -> None:
         self._robot, self._is_expert, self._version = robot, is_expert, version
         self.seeds: list[int] = []
+        self.previous: list[np.ndarray] = []
 
-    def act(self, _: Any, *, observation_seq: int, seed: int) -> ActionChunk:
+    def act(
+        self, _: Any, *, observation_seq: int, seed: int, previous_action: np.ndarray
+    ) -> ActionChunk:
         self.seeds.append(seed)
+        self.previous.append(previous_action)
         env = self._robot._env
         actions = np.zeros((HORIZON, 4), np.float32)
         if self._is_expert:
@@ -58,6 +62,24 @@ def test_execute_says_how_much_of_a_chunk_is_used(robot: SimulatedRobot) -> None
         run_episode(client, robot, 1, execute=execute, version=0)
         calls.append(len(client.seeds))
     assert calls == [50, 25, 13]
+
+
+def test_each_call_says_the_last_command_and_the_first_the_pose_that_is_held() -> None:
+    embodiment = draw_embodiment("action", seed=0, index=0, family="tool_absolute")
+    with SimulatedRobot(embodiment, image_size=16) as absolute:
+        client: Any = FakeClient(absolute, is_expert=True)
+        absolute.begin(1)
+        held = absolute._env.held_action().astype(np.float32)
+        run_episode(client, absolute, 1, execute=1, version=0)
+        assert absolute.spec["targets"] == ["tool_x", "tool_y", "tool_z"]
+        # The expert reaches: the last commands lead there step by step, from where it stood.
+        np.testing.assert_array_equal(client.previous[0], held)
+        steps = np.diff([row[:3] for row in client.previous], axis=0)
+        assert 0.02 < np.linalg.norm(steps, axis=1).max() < 0.04
+        absolute.begin(1)
+        np.testing.assert_array_equal(absolute.last_action, held)
+        absolute.hold()
+        np.testing.assert_allclose(absolute.last_action, held, atol=1e-6)
 
 
 def test_noise_depends_on_start_state_and_call_only(robot: SimulatedRobot) -> None:

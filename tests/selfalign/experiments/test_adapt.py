@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from server.align_job import AlignJob
 from server.align_job import judge as judge_of_server
 from server.align_play import load_play
 from tests.fakes.experiment import small_bench, small_policy, small_stage
+from tests.fakes.target_robot import target_episode, target_spec
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,19 @@ def test_the_beginning_of_play_is_what_shorter_play_would_have_been(bench: Bench
 
 def test_shuffled_actions_are_the_same_actions_elsewhere(bench: Bench) -> None:
     play = record_play(bench.stage.env(), seconds=2.0, seed=5)
-    shuffled = with_shuffled_actions(play, 1)
+    shuffled = with_shuffled_actions(play, bench.io.spec, 1)
     assert (shuffled.action != play.action).any()
     assert sorted(map(tuple, shuffled.action)) == sorted(map(tuple, play.action))
     assert shuffled.state is play.state
+
+
+def test_of_targets_the_changes_are_shuffled() -> None:
+    play = target_episode(20)
+    shuffled = with_shuffled_actions(play, target_spec(), 1)
+    before, after = (
+        sorted(map(tuple, np.diff(x.action[:, :2], axis=0).round(4))) for x in (play, shuffled)
+    )
+    # The first row has no change; shuffling puts it elsewhere.
+    assert len(set(before) - set(after)) <= 1
+    assert (shuffled.action != play.action).any()
+    assert sorted(shuffled.action[:, 2]) == sorted(play.action[:, 2])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from selfalign.align.robot_io import RobotIO
+from selfalign.align.robot_numbers import RobotNumbers
 from selfalign.data.normalisation import Normaliser
 from selfalign.data.recording import PLAY, Recording
 from selfalign.model.checkpoint import make_dummy_policy
@@ -63,18 +64,21 @@ def test_relabelled_play_is_what_a_robot_in_that_space_executes(
     meta = recording.episodes[0]
     assert meta["kind"] == "play"
     with SimEnv(group.arm, embodiment.space) as env:
-        io_actions = Normaliser.for_action(env.spec)
+        numbers = RobotNumbers(env.spec, config.model)
         for row in range(0, 20, 7):
             # Put the arm where it was, and ask the space for the recorded action's command.
             joints = recording["joints"][row][: group.arm.joint_count].astype(float)
             env.place_arm(joints, float(recording["gripper"][row]))
-            action = io_actions.denormalise(embodiment.actions[row])
+            # Standing still was the last command: so do labels count it.
+            action = numbers.raw_actions(
+                embodiment.actions[[[row]]], env.observe().state[None], env.held_action()[None]
+            )[0, 0]
             command = env.action_space.decode(action.astype(float), env.measure(), env.kinematics)
             wanted = recording["joint_target"][row][: group.arm.joint_count]
             np.testing.assert_allclose(command.joint_target, wanted, atol=2e-3)
             opening = float(recording["gripper_target"][row])
             assert float(command.opening_target) == pytest.approx(opening, abs=1e-4)
-        assert embodiment.action_mask.tolist() == io_actions.mask.tolist()
+        assert embodiment.action_mask.tolist() == numbers.action_normaliser.mask.tolist()
 
 
 def test_states_are_normalised_as_the_server_does(
@@ -205,8 +209,8 @@ def test_motion_is_how_large_a_space_makes_the_numbers_of_the_same_motion(
 
     assert motion(ToolDelta()) == pytest.approx(1)
     assert motion(ToolDelta(scale=0.5)) == pytest.approx(4, rel=1e-4)
-    # The same displacements, in limits of 0.36 m instead of 0.04; where the tool is does not count.
-    assert motion(ToolAbsolute(offset=np.ones(3))) == pytest.approx((0.04 / 0.36) ** 2, rel=1e-3)
+    # Targets are seen by their change, as deltas are; where the tool is does not count.
+    assert motion(ToolAbsolute(offset=np.ones(3))) == pytest.approx(1, rel=1e-3)
 
 
 def test_errors_are_weighted_by_motion_within_bounds(

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfalign.data.normalisation import Normaliser, target_steps
 from selfalign.sim.action_spaces import (
     FAMILIES,
     JOINT_STEP_RAD,
@@ -118,13 +119,59 @@ def test_relabelled_motion_executes_as_recorded(panda: SimEnv, family: str) -> N
     rows, _ = record_episode(panda, "play", np.random.default_rng(3), steps=25)
     space = random_space(np.random.default_rng(4), family, panda.arm)
     labels = normalised_label(space, commands_of(rows, 7), panda.arm)
-    low, high = limits(space, panda)
     panda.action_space = space
+    normaliser, targets = Normaliser.for_action(panda.spec, width=8), list(target_steps(panda.spec))
     panda.reset(seed=int(np.random.default_rng(3).integers(2**31)))
     for label, tool in zip(labels, rows["tool"], strict=True):
         # Rows are float32, and every step starts where the last one ended: micrometres add up.
         np.testing.assert_allclose(panda.measure().tool, tool, atol=2e-5)
-        panda.step((label.astype(np.float64) + 1) / 2 * (high - low) + low)
+        action = normaliser.denormalise(np.pad(label, (0, 8 - len(label)))).astype(np.float64)
+        action[targets] += panda.held_action()[targets]
+        panda.step(action)
+
+
+def test_absolute_spaces_declare_targets_with_the_steps_of_their_delta_twins(
+    panda: SimEnv,
+) -> None:
+    found = {}
+    for family in FAMILIES:
+        panda.action_space = random_space(np.random.default_rng(0), family, panda.arm)
+        found[family] = target_steps(panda.spec)
+    assert found.pop("tool_absolute") == dict.fromkeys(range(3), TOOL_STEP_M)
+    assert found.pop("joint_absolute") == dict.fromkeys(range(7), JOINT_STEP_RAD)
+    assert not any(found.values())
+
+
+def test_an_absolute_label_is_that_of_the_delta_twin(panda: SimEnv) -> None:
+    rows, _ = record_episode(panda, "play", np.random.default_rng(3), steps=20)
+    command, rng = commands_of(rows, 7), np.random.default_rng(0)
+    rotation, offset = random_rotation(rng, mirror=True), rng.normal(size=3)
+    order, signs = (3, 1, 0, 6, 5, 2, 4), (1, -1, 1, 1, -1, -1, 1)
+    for space, twin in (
+        (ToolAbsolute(rotation, offset), ToolDelta(rotation)),
+        (JointAbsolute(order, signs), JointDelta(order, signs)),
+    ):
+        labels = [normalised_label(each, command, panda.arm) for each in (space, twin)]
+        np.testing.assert_allclose(labels[0], labels[1], atol=1e-5)
+
+
+def test_only_joints_as_mounted_are_called_as_the_state_calls_them(panda: SimEnv) -> None:
+    state = {dimension.name for dimension in panda.spec.state}
+    own = [dim.name for dim in JointAbsolute().dims(panda.arm)]
+    assert set(own) == state
+    other = JointAbsolute((1, 0, 2, 3, 4, 5, 6), (1,) * 7).dims(panda.arm)
+    assert {dim.name for dim in other} & state == {"gripper_opening"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_held_action_keeps_an_arm_where_it_is(panda: SimEnv, family: str) -> None:
+    panda.action_space = random_space(np.random.default_rng(1), family, panda.arm)
+    panda.reset(seed=4)
+    before = panda.measure()
+    panda.step(panda.held_action())
+    after = panda.measure()
+    np.testing.assert_allclose(after.tool, before.tool, atol=2e-3)
+    assert after.opening == pytest.approx(float(before.opening), abs=2e-3)
 
 
 def test_labels_of_one_motion_differ_between_spaces(panda: SimEnv) -> None:
