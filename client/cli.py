@@ -68,6 +68,12 @@ def _act(parser: argparse.ArgumentParser) -> None:
         help="a PNG or JPEG for each camera",
     )
     parser.add_argument("--state", type=_numbers, metavar="X,Y,...", help="in the spec's order")
+    parser.add_argument(
+        "--previous-action",
+        type=_numbers,
+        metavar="X,Y,...",
+        help="the last command, or the pose that is held; a robot with targets needs it",
+    )
     parser.add_argument("--instruction", help="what to do, in words")
     parser.add_argument("--w-version", type=int, help="use this version of W, not the active one")
     parser.add_argument(

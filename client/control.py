@@ -65,6 +65,9 @@ class ControlLoop:
         rate_hz: Steps a second, those of the robot's spec.
         real_time: Have new chunks continue the one being executed; without it they take over
             as they come, and the command may jump there.
+        held: The command [A] that keeps the robot where it stands. A robot whose spec names
+            targets needs it, unless its state measures them: until the loop has sent a command
+            this is the last one.
         clock: Where the time comes from.
         executor: What asks the policy; a thread of its own if None.
 
@@ -80,6 +83,7 @@ class ControlLoop:
         *,
         rate_hz: float,
         real_time: RealTimeChunking | None = None,
+        held: NDArray[np.float32] | None = None,
         clock: Clock | None = None,
         executor: Executor | None = None,
     ) -> None:
@@ -95,7 +99,7 @@ class ControlLoop:
         self._pending: Future[ActionChunk] | None = None
         self._ask_again_at_s = -np.inf
         self._sequence = 0
-        self._previous_action: NDArray[np.float32] | None = None
+        self._previous_action = held
         self._tally = Tally()
 
     def __enter__(self) -> Self:
@@ -114,10 +118,14 @@ class ControlLoop:
         self._robot.hold()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def reset(self) -> None:
-        """Forget all planned steps and any reply in flight, as at the start of an episode."""
+    def reset(self, *, held: NDArray[np.float32] | None = None) -> None:
+        """Forget all planned steps and any reply in flight, as at the start of an episode.
+
+        Args:
+            held: As for the loop: the command that keeps the robot where it stands now.
+        """
         self._queue.clear()
-        self._previous_action = None
+        self._previous_action = held
         self._ask_again_at_s = -np.inf
 
     def run(

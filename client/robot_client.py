@@ -92,7 +92,8 @@ class RobotClient:
             observation_seq: The caller's count of it.
             w_version: Use this version of W and not the active one.
             seed: Seed of the policy's noise, for repeatable answers.
-            previous_action: The last command sent [A], for the server's limit on steps.
+            previous_action: The last command sent [A], for the server's limit on steps; a robot
+                with targets goes on from it, before its first command from the pose that it holds.
             continuation: What is left of the chunk being executed, for the new one to continue.
 
         Raises:

@@ -52,7 +52,11 @@ def act(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     with RobotClient(endpoint, robot=arguments.robot, transport="http") as client:
         spec = _spec(client, arguments.robot)
         observation = _observation(arguments, spec)
-        chunk = client.act(observation, w_version=arguments.w_version)
+        chunk = client.act(
+            observation,
+            w_version=arguments.w_version,
+            previous_action=_previous_action(arguments, spec),
+        )
     if arguments.json:
         print(dump_json(vars(chunk) | {"actions": chunk.actions.tolist()}).decode())
     else:
@@ -153,6 +157,14 @@ def _observation(arguments: argparse.Namespace, spec: dict[str, Any]) -> Observa
     if arguments.instruction is not None:
         observation["instruction"] = arguments.instruction
     return observation
+
+
+def _previous_action(arguments: argparse.Namespace, spec: dict[str, Any]) -> Any:
+    """The last command, if it is said; a blank robot with targets holds mid-range."""
+    given = arguments.previous_action
+    if given is None and arguments.blank and spec.get("targets"):
+        given = [(item["low"] + item["high"]) / 2 for item in spec["action"]]
+    return None if given is None else np.asarray(given, np.float32)
 
 
 def _chunk_text(chunk: ActionChunk, names: list[str]) -> str:

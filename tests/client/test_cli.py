@@ -107,6 +107,21 @@ def test_act_blank_fills_in_from_the_spec(capsys: Any) -> None:
     assert json.loads(out)["actions"] == [[pytest.approx(0.1)], [pytest.approx(0.2)]]
 
 
+def test_act_says_the_last_command_and_a_blank_robot_with_targets_holds_mid_range(
+    capsys: Any,
+) -> None:
+    item = {"name": "x", "unit": "m", "low": 0.0, "high": 3.0}
+    spec = INFO["robots"][0]["spec"] | {"action": [item], "max_step": [0.1], "targets": ["x"]}
+    info = INFO | {"robots": [INFO["robots"][0] | {"spec": spec}]}
+    sent = []
+    for more in ([], ["--previous-action", "0.25"]):
+        with served({"POST /act": Answer(REPLY), "GET /info": Answer(info)}) as fake:
+            code, _, _ = run(capsys, "act", "--blank", "--url", fake.url, *more)
+            sent.append(unpack(fake.asked[-1].body)["previous_action"].tolist())
+        assert code == 0
+    assert sent == [[1.5], [0.25]]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

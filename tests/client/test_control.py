@@ -68,7 +68,13 @@ class FakePolicy:
 class Rig:
     """A loop at 10 Hz with everything around it fake."""
 
-    def __init__(self, *, real_time: RealTimeChunking | None = None, **policy: Any) -> None:
+    def __init__(
+        self,
+        *,
+        real_time: RealTimeChunking | None = None,
+        held: np.ndarray | None = None,
+        **policy: Any,
+    ) -> None:
         self.clock, self.executor = FakeClock(), ManualExecutor()
         self.robot, self.policy = FakeRobot(), FakePolicy(**policy)
         self.loop = ControlLoop(
@@ -76,6 +82,7 @@ class Rig:
             self.policy,
             rate_hz=10,
             real_time=real_time,
+            held=held,
             clock=self.clock,
             executor=self.executor,
         )
@@ -217,6 +224,24 @@ def test_a_request_carries_the_last_action_for_the_servers_limit_on_steps() -> N
     rig.loop.reset()
     rig.ticks(1)
     assert rig.policy.previous[-1] is None
+
+
+def test_before_the_first_command_a_request_carries_the_pose_that_is_held() -> None:
+    rig = Rig(held=np.array([7.0], np.float32))
+    rig.ticks(3)
+    assert (rig.policy.previous[0], rig.policy.previous[-1]) == (7.0, rig.robot.log[1])
+    rig.loop.reset(held=np.array([8.0], np.float32))
+    rig.ticks(1)
+    assert rig.policy.previous[-1] == 8.0
+
+
+def test_what_is_held_meanwhile_stays_the_last_command() -> None:
+    rig = Rig(held=np.array([7.0], np.float32))
+    rig.policy.error = Disconnected("gone")
+    rig.ticks(8)
+    assert set(rig.robot.log) == {"hold"}
+    assert len(rig.policy.previous) > 1
+    assert {float(action[0]) for action in rig.policy.previous} == {7.0}
 
 
 def test_reset_forgets_the_plan_and_the_reply_in_flight() -> None:

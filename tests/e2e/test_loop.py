@@ -144,6 +144,39 @@ def test_the_control_loop_drives_the_simulated_robot(
     assert statistics.applied + statistics.held == statistics.ticks
 
 
+def test_a_robot_with_targets_plays_aligns_and_is_driven_from_the_pose_it_holds(
+    endpoint: Endpoint, operator: OperatorClient
+) -> None:
+    embodiment = draw_embodiment("action", seed=1, index=1, family="tool_absolute")
+    with (
+        SimulatedRobot(embodiment, image_size=32) as robot,
+        RobotClient(endpoint, robot=robot.name) as client,
+    ):
+        operator.add_robot(robot.spec)
+        with client.play() as recorder:
+            for i, (seen, action) in enumerate(robot.play(PLAY_STEPS, seed=0)):
+                recorder.step(seen, action, t_ns=i * 100_000_000)
+        budget = Budget(steps=2, seconds=None)
+        request = AlignRequest(robot=robot.name, budget=budget, promotion="manual")
+        session = operator.align.start(request)
+        assert [event.event for event in operator.align.watch(session.id)][-1] == "end"
+        assert operator.align.get(session.id).state in {"succeeded", "rejected"}
+
+        robot.begin(3)
+        with pytest.raises(ServerProblem, match="the pose that the robot holds"):
+            client.act(robot.observe())
+        held = robot.last_action
+        with ControlLoop(
+            robot, client, rate_hz=10, real_time=RealTimeChunking(), held=held
+        ) as loop:
+            loop.run(until=lambda: loop.statistics.replies >= 2 or loop.statistics.ticks >= 200)
+            statistics = loop.statistics
+    assert statistics.replies >= 2
+    assert statistics.applied > 0
+    # No command but goes on from the one before.
+    assert np.abs(robot.last_action - held)[:3].max() <= 0.04 * statistics.ticks
+
+
 def test_refusals_come_through_as_problems(
     endpoint: Endpoint, robot: SimulatedRobot, operator: OperatorClient
 ) -> None:
