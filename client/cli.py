@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.commands import align, robot, w
+from client.commands import align, play, robot, w
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ClientError
 from client.retry import Backoff
@@ -19,6 +19,7 @@ _EPILOGUE = """examples:
   selfalign-client act --blank
   selfalign-client act --image front=a.png --state 0,0,0,0,0,0,0,1 --instruction "touch it"
   selfalign-client play --from play.npz
+  selfalign-client play list
   selfalign-client align start --steps 25 --follow
   selfalign-client w list
   selfalign-client w rollback
@@ -52,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     status = _command(commands, "status", robot.status, "what the server is and serves")
     status.add_argument("--json", action="store_true", help="as JSON")
     _act(_command(commands, "act", robot.act, "ask for one chunk of actions"))
-    _play(_command(commands, "play", robot.play, "send recorded play"))
+    _play(
+        _command(commands, "play", play.send, "send recorded play; list and delete what is there")
+    )
     _robots(_group(commands, "robot", "robots that the server knows"))
     _align(_group(commands, "align", "improve W on play"))
     _w(_group(commands, "w", "versions of W"))
@@ -89,10 +92,19 @@ def _play(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="file",
         type=Path,
-        required=True,
         metavar="FILE.npz",
-        help="images/<camera> [n,h,w,3] uint8, state [n,S], action [n,A], t_ns [n]",
+        help="send this: images/<camera> [n,h,w,3] uint8, state [n,S], action [n,A], t_ns [n]",
     )
+    commands = parser.add_subparsers(metavar="COMMAND", title="or instead")
+    text = "what the server has recorded, and the room that is left"
+    of = "only the play of this robot"
+    _command(commands, "list", play.list_episodes, text, of=of, is_nested=True)
+    text = "delete recorded episodes; versions of W aligned on them stay"
+    of = "not needed: an episode is of one robot"
+    delete = _command(commands, "delete", play.delete, text, of=of, is_nested=True)
+    delete.add_argument("episodes", nargs="+", metavar="NAME", help="as `play list` shows them")
+    delete.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    delete.add_argument("--pinned", action="store_true", help="pinned ones, too")
 
 
 def _robots(commands: Any) -> None:
@@ -145,19 +157,33 @@ def _group(commands: Any, name: str, text: str) -> Any:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[Endpoint, argparse.Namespace], int], text: str
+    commands: Any,
+    name: str,
+    run: Callable[[Endpoint, argparse.Namespace], int],
+    text: str,
+    *,
+    of: str = "which robot; the server's default robot if left out",
+    is_nested: bool = False,
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(run=run)
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"the server ({DEFAULT_URL})")
-    parser.add_argument("--robot", help="which robot; the server's default robot if left out")
-    parser.add_argument(
-        "--timeout", type=float, default=10.0, metavar="S", help="longest wait for a reply (10)"
-    )
-    parser.add_argument(
-        "--wait", type=float, default=0.0, metavar="S", help="keep trying to connect this long (0)"
-    )
+    _server(parser, of, is_nested=is_nested)
     return parser
+
+
+def _server(parser: argparse.ArgumentParser, of: str, *, is_nested: bool) -> None:
+    """Options of every command. An inner one has no defaults: what stands before it counts."""
+    group = parser.add_argument_group("server")
+
+    def add(name: str, default: str | float | None, text: str, **more: Any) -> None:
+        group.add_argument(
+            name, default=argparse.SUPPRESS if is_nested else default, help=text, **more
+        )
+
+    add("--url", DEFAULT_URL, f"the server ({DEFAULT_URL})")
+    add("--robot", None, of)
+    add("--timeout", 10.0, "longest wait for a reply (10)", type=float, metavar="S")
+    add("--wait", 0.0, "keep trying to connect this long (0)", type=float, metavar="S")
 
 
 def _numbers(text: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final
 
@@ -13,8 +13,14 @@ from client.endpoint import DEFAULT_URL, Endpoint
 from client.http_transport import HttpTransport, read_body
 from client.replies import checked
 from client.w_commands import WCommands
-from server.wire.messages import EpisodeList, InfoReply, RobotList, RobotReply
-from server.wire.operator import AlignSession, SnapshotList
+from server.wire.messages import InfoReply, RobotList, RobotReply
+from server.wire.operator import (
+    AlignSession,
+    DeletedPlay,
+    DeletePlay,
+    EpisodeList,
+    SnapshotList,
+)
 
 
 @final
@@ -78,9 +84,26 @@ class OperatorClient:
             play=self.episodes(),
         )
 
-    def episodes(self) -> EpisodeList:
-        """The play that the server has recorded."""
-        return checked(EpisodeList, read_body(self._http.request("GET", "/play")))
+    def episodes(self, *, robot: str | None = None) -> EpisodeList:
+        """The play that the server has recorded, of one robot or of all, oldest first."""
+        reply = self._http.request("GET", "/play", params={"robot": robot})
+        return checked(EpisodeList, read_body(reply))
+
+    def delete_episodes(self, episodes: Sequence[str], *, pinned: bool = False) -> DeletedPlay:
+        """Delete recorded episodes: all of them, or none where one must stay.
+
+        Args:
+            episodes: Their names.
+            pinned: Delete those that are pinned, too.
+
+        Raises:
+            ServerProblem: `unknown-episode`, or `episode-in-use` for one that is being recorded,
+                aligned on or pinned.
+        """
+        body = DeletePlay(episodes=list(episodes), pinned=pinned).model_dump()
+        return checked(
+            DeletedPlay, read_body(self._http.request("POST", "/play/delete", json=body))
+        )
 
     def robots(self) -> RobotList:
         """The robots that the server knows, with their specs."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from server.align_worker import AlignWorker, Listener
     from server.engine import Engine
     from server.metrics import Metrics
+    from server.recordings import Recordings
     from server.registry import Registry
     from server.settings import Settings
 
@@ -33,7 +34,12 @@ def make_ingest(settings: Settings, metrics: Metrics) -> Ingest:
 
 
 def make_sessions(
-    settings: Settings, policy: Policy, registry: Registry, engine: Engine, metrics: Metrics
+    settings: Settings,
+    policy: Policy,
+    registry: Registry,
+    engine: Engine,
+    metrics: Metrics,
+    recordings: Recordings,
 ) -> Sessions:
     """The way of play to a new W."""
     play_root = settings.data_dir / "play"
@@ -63,4 +69,6 @@ def make_sessions(
         prefix_memory_bytes=settings.prefix_memory_bytes,
         prefix_disk_bytes=settings.prefix_disk_bytes,
     )
-    return Sessions(config, registry, make_worker=make_worker, metrics=metrics)
+    return Sessions(
+        config, registry, make_worker=make_worker, metrics=metrics, recordings=recordings
+    )

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from selfalign.errors import SelfAlignError
+from server.wire.problems import MAKE_ROOM
 
 if TYPE_CHECKING:
     from selfalign.data.spec import RobotSpec
@@ -59,12 +60,10 @@ class Episode:
 def failure(message: dict[str, Any]) -> PlayError:
     """Return the error for an episode that the recorder gave up."""
     status = {"store-full": 507, "episode-sealed": 409}.get(message["code"], 500)
-    return PlayError(
-        message["code"],
-        status,
-        f"episode {message['episode']}: {message['message']}",
-        durable=message["length"],
-    )
+    detail = f"episode {message['episode']}: {message['message']}"
+    if message["code"] == "store-full":
+        detail = f"{detail}. {MAKE_ROOM}"
+    return PlayError(message["code"], status, detail, durable=message["length"])
 
 
 def recorder_behind(waited_s: float) -> PlayError:

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, final
 
+from selfalign.data.episode_id import new_episode_id
 from selfalign.data.play_step import check_play_step
-from selfalign.data.play_store import PlayStore, new_episode_id
 from server.episode import Episode, PlayError, failure, recorder_behind
 from server.play_records import Begin, End, Entry, Flush, Step, encode
+from server.recordings import Recordings
 from server.ring import RecordTooLarge, RingFull, RingMemory, RingWriter
 from server.signals import Signal
 from server.supervisor import ChildSpec, HelperProcess, Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from selfalign.data.episode_reader import EpisodeInfo
     from selfalign.data.play_step import PlayStep
     from selfalign.data.spec import RobotSpec
 
@@ -61,6 +61,9 @@ class IngestConfig:
 class Ingest:
     """Owns the ring, the recorder process and the open episodes.
 
+    Attributes:
+        recordings: What has been recorded.
+
     Args:
         config: Where play goes.
         count: Called with (robot, steps) for what was received.
@@ -86,16 +89,19 @@ class Ingest:
         self._lock = threading.Lock()
         self._episodes: OrderedDict[str, Episode] = OrderedDict()
         self._open_by_robot: dict[str, Episode] = {}
-        # Remembers what it has read of sealed episodes; for one thread at a time.
-        self._reader = PlayStore.reader(config.root)
-        self._reading = threading.Lock()
         self._closed = False
         self._is_started = False
         self._supervisor = make_process(
             self._child(),
             on_message=self._hear,
-            on_exit=lambda reason: self._on_restart(),
+            on_exit=self._recorder_ended,
             on_start=self._tell_open,
+        )
+        self.recordings = Recordings(
+            config.root,
+            send=self._supervisor.send,
+            changed=self._changed,
+            patience_s=config.patience_s,
         )
 
     def start(self) -> None:
@@ -110,6 +116,7 @@ class Ingest:
                 return
             self._closed = True
         self._supervisor.close(at_once=self._memory.used == 0)
+        self.recordings.recorder_ended()
         os.close(self._wake)
         self._memory.close()
 
@@ -121,10 +128,12 @@ class Ingest:
             "open_episodes": [episode.id for episode in self._open_by_robot.values()],
         }
 
-    def recorded(self) -> tuple[list[EpisodeInfo], int]:
-        """Return all episodes, oldest first, and the free space [byte]. Blocking."""
-        with self._reading:
-            return self._reader.episodes(), self._reader.free_bytes()
+    async def delete(
+        self, episodes: Sequence[str], *, pinned: bool = False
+    ) -> list[tuple[str, int]]:
+        """Let the recorder delete sealed episodes; see `Recordings.delete`."""
+        self._start()
+        return await self.recordings.delete(episodes, pinned=pinned)
 
     # Episodes.
 
@@ -312,7 +321,14 @@ class Ingest:
     def _tell_open(self) -> None:
         with self._lock:
             names = [e.id for e in self._episodes.values() if e.state == "open"]
-        self._supervisor.send({"type": "open", "episodes": names})
+            ended = {e.id: e.durable for e in self._episodes.values() if e.state != "open"}
+        held = self.recordings.held()
+        self._supervisor.send({"type": "open", "episodes": names, "ended": ended, "held": held})
+        self._changed.notify()
+
+    def _recorder_ended(self, reason: str) -> None:
+        self.recordings.recorder_ended()
+        self._on_restart()
 
     def _hear(self, message: dict[str, Any]) -> None:
         """Take news from the recorder, in the supervisor's thread."""
@@ -327,6 +343,8 @@ class Ingest:
             case "failed":
                 error = failure(message)
                 self._update(message["episode"], state="failed", error=error)
+            case "answer":
+                self.recordings.hear(message)
         self._changed.notify()
 
     def _update(self, episode_id: str, **changes: Any) -> None:

@@ -80,6 +80,14 @@ class Metrics:
         self.play_steps = Counter(
             "selfalign_play_steps_total", "Play steps received", ["robot"], registry=registry
         )
+        self.play_bytes = Gauge(
+            "selfalign_play_store_bytes",
+            "What counts against the quota of play: episodes and quarantine",
+            registry=registry,
+        )
+        self.play_quota = Gauge(
+            "selfalign_play_store_quota_bytes", "Most that play may take", registry=registry
+        )
         self.ready = Gauge("selfalign_ready", "1 if the server answers", registry=registry)
 
     def count_act(

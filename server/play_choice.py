@@ -63,6 +63,17 @@ def choose_play(
     return tuple(episode.id for episode in chosen)
 
 
+def are_there(root: Path, episodes: Sequence[str]) -> bool:
+    """Whether none of the episodes has been deleted."""
+    reader = PlayStore.reader(root)
+    try:
+        for episode in episodes:
+            reader.locate(episode)
+    except UnknownEpisode:
+        return False
+    return True
+
+
 def _latest(reader: PlayReader, spec: RobotSpec) -> list[EpisodeReader]:
     chosen: list[EpisodeReader] = []
     steps = 0

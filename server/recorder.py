@@ -17,13 +17,14 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from selfalign.data.play_store import PlayStore, StoreFull, UnknownEpisode
+from selfalign.data.play_store import EpisodeClosed, PlayStore, StoreFull, UnknownEpisode
 from selfalign.errors import SelfAlignError, StoreError
 from server.play_records import Begin, End, Flush, Step, decode
 from server.ring import RingMemory, RingReader
+from server.store_requests import answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from selfalign.data.play_store import EpisodeWriter
     from server.child import Link
@@ -80,10 +81,21 @@ class Recorder:
         self._clock = clock
         self._live: dict[str, _Live] = {}
         # Lengths of those that ended; their records may still stand in the ring.
-        self._sealed: dict[str, int] = {}
+        self._ended: dict[str, int] = {}
+        # Those of which the server knows that no step can be added.
+        self._refused: dict[str, int] = {}
 
-    def resume(self, episodes: Iterable[str]) -> None:
-        """Go on with episodes that the server believes to be open."""
+    def resume(self, episodes: Iterable[str], ended: Mapping[str, int] | None = None) -> None:
+        """Go on where the recorder before this one ended.
+
+        Args:
+            episodes: Those that the server believes to be open.
+            ended: Those that it knows to have ended, and how many steps they had. What the ring
+                still holds of them is passed over: they may be deleted by now.
+        """
+        for episode, length in (ended or {}).items():
+            _remember(self._ended, episode, length)
+            _remember(self._refused, episode, length)
         for episode in episodes:
             try:
                 self._open(self._store.resume_episode(episode))
@@ -105,6 +117,10 @@ class Recorder:
                 self._seal(episode, live, reason="idle")
         self._tell_durable()
         self._give_back()
+
+    def answer(self, asked: dict[str, Any]) -> None:
+        """Do what the server asks of the store, and tell it."""
+        self._send(answer(self._store, asked))
 
     def close(self) -> None:
         """Seal every open episode."""
@@ -131,16 +147,17 @@ class Recorder:
 
     def _handle_late(self, entry: Step | Flush | End) -> None:
         """A record of an episode that is not open: sealed by us, or by the recorder before."""
-        length = self._sealed.get(entry.episode, 0)
+        if entry.episode in self._refused:
+            return
+        length = self._ended.get(entry.episode, 0)
         if isinstance(entry, End):
             self._tell_if_sealed(entry.episode)
         elif isinstance(entry, Step) and entry.index >= length:
-            self._tell_failed(
-                entry.episode, "episode-sealed", "the episode is not open", length=length
-            )
+            message = f"it is sealed at {length} steps, step {entry.index} came too late"
+            self._tell_failed(entry.episode, "episode-sealed", message, length=length)
 
     def _begin(self, entry: Begin) -> None:
-        if entry.episode in self._sealed:
+        if entry.episode in self._ended or entry.episode in self._refused:
             return
         if entry.episode not in self._live:
             try:
@@ -199,6 +216,8 @@ class Recorder:
         self._tell_failed(episode, code, message, length=length)
 
     def _tell_failed(self, episode: str, code: str, message: str, *, length: int = 0) -> None:
+        """Tell why an episode takes no steps. Once: those that follow are passed over."""
+        _remember(self._refused, episode, length)
         logger.warning("episode %s: %s", episode, message)
         self._send(
             {
@@ -219,9 +238,7 @@ class Recorder:
         self._tell_sealed(episode, length, "end")
 
     def _tell_sealed(self, episode: str, length: int, reason: str) -> None:
-        self._sealed[episode] = length
-        while len(self._sealed) > _REMEMBERED:
-            del self._sealed[next(iter(self._sealed))]
+        _remember(self._ended, episode, length)
         self._send({"type": "sealed", "episode": episode, "length": length, "reason": reason})
 
     def _tell_durable(self) -> None:
@@ -237,8 +254,18 @@ class Recorder:
         self._ring.commit(min(oldest, default=self._ring.position))
 
 
+def _remember(lengths: dict[str, int], episode: str, length: int) -> None:
+    lengths[episode] = length
+    while len(lengths) > _REMEMBERED:
+        del lengths[next(iter(lengths))]
+
+
 def _code_of(error: SelfAlignError) -> str:
-    return "store-full" if isinstance(error, StoreFull) else "internal-error"
+    codes: dict[type[SelfAlignError], str] = {
+        StoreFull: "store-full",
+        EpisodeClosed: "episode-sealed",
+    }
+    return codes.get(type(error), "internal-error")
 
 
 def main(link: Link, config: dict[str, Any]) -> None:
@@ -251,7 +278,11 @@ def main(link: Link, config: dict[str, Any]) -> None:
 def record(link: Link, config: dict[str, Any]) -> None:
     """Record until the server says `exit` or is gone; then drain the ring and seal."""
     memory = RingMemory(config["ring"])
-    opened = link.receive()
+    messages = [link.receive()]
+    while messages[-1]["type"] != "open":
+        # Asked while we were being started.
+        messages.append(link.receive())
+    opened = messages.pop()
     store = PlayStore(
         Path(config["root"]),
         quota_bytes=config["quota_bytes"],
@@ -259,6 +290,7 @@ def record(link: Link, config: dict[str, Any]) -> None:
         block_steps=config["block_steps"],
         resume=frozenset(opened["episodes"]),
     )
+    store.hold(opened["held"])
     recorder = Recorder(
         store,
         RingReader(memory),
@@ -266,27 +298,34 @@ def record(link: Link, config: dict[str, Any]) -> None:
         flush_s=config["flush_s"],
         idle_s=config["idle_s"],
     )
-    recorder.resume(opened["episodes"])
+    recorder.resume(opened["episodes"], opened["ended"])
     link.send({"type": "ready"})
-    while not _asked_to_leave(link, config["wake"], min(_LOOK_S, config["flush_s"])):
+    is_asked_to_leave = False
+    while not is_asked_to_leave:
+        messages += _heard(link, config["wake"], min(_LOOK_S, config["flush_s"]))
         link.beat()
+        # First what is in the ring: an episode that has ended may be deleted.
         recorder.turn()
-    recorder.turn()
+        is_asked_to_leave = any(message["type"] == "exit" for message in messages)
+        for message in messages:
+            if message["type"] != "exit":
+                recorder.answer(message)
+        messages.clear()
     recorder.close()
     store.close()
 
 
-def _asked_to_leave(link: Link, wake: int, timeout_s: float) -> bool:
-    """Wait for records, a message, or time to look after what waits."""
+def _heard(link: Link, wake: int, timeout_s: float) -> list[dict[str, Any]]:
+    """Wait for records, a message, or time to look after what waits. Returns the messages."""
     ready = wait([link.descriptor, wake], timeout_s)
     if wake in ready:
         os.eventfd_read(wake)
-    if link.descriptor in ready:
-        try:
-            return link.receive()["type"] == "exit"
-        except EOFError:
-            return True
-    return False
+    if link.descriptor not in ready:
+        return []
+    try:
+        return [link.receive()]
+    except EOFError:
+        return [{"type": "exit"}]
 
 
 def _telling(link: Link) -> Callable[[dict[str, Any]], None]:

@@ -80,7 +80,12 @@ class Runtime:
                 self._serve(robot)
             self.ingest = make_ingest(settings, self.metrics)
             self.sessions = make_sessions(
-                settings, policy, self.registry, self.engine, self.metrics
+                settings,
+                policy,
+                self.registry,
+                self.engine,
+                self.metrics,
+                self.ingest.recordings,
             )
             undo.pop_all()
 
@@ -132,6 +137,16 @@ class Runtime:
             self.engine.let_loop_help(_SHORT_S)
         self.is_ready = True
         self.metrics.ready.set(1)
+
+    def render_metrics(self) -> bytes:
+        """All metrics in the Prometheus text format (blocking: looks into the play store)."""
+        try:
+            self.metrics.play_bytes.set(self.ingest.recordings.recorded().used)
+        except OSError as error:
+            # A disk that fails must not hide the other metrics, which tell of it.
+            logger.warning("the size of the play store is not known: %s", error)
+        self.metrics.play_quota.set(self.ingest.config.quota_bytes)
+        return self.metrics.render()
 
     async def close(self) -> None:
         """Stop every thread and process. Also right if `start` failed or was never called."""

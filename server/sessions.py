@@ -19,7 +19,8 @@ from selfalign.errors import SelfAlignError
 from server.align_job import AlignJob, finite
 from server.align_worker import Listener
 from server.events import EventLog
-from server.play_choice import choose_play
+from server.play_choice import are_there, choose_play
+from server.session_errors import AlignBusy, UnknownSession
 from server.session_store import SessionStore
 from server.wire.operator import AlignSession, GatesMessage, HeldOut
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from selfalign.data.spec import RobotSpec
     from server.align_worker import AlignWorker, Message
     from server.metrics import Metrics
+    from server.recordings import Recordings
     from server.registry import Registry
     from server.wire.operator import AlignRequest
 
@@ -38,30 +40,6 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 200
 _WAITING = "waiting for the align worker, which is loading the model"
 _READING = "reading and encoding the play"
-
-
-class AlignBusy(SelfAlignError):
-    """Another session is running."""
-
-    code = "align-busy"
-    status = 409
-
-    def __init__(self, session: str) -> None:
-        super().__init__(
-            f"session {session} is running; wait for its end, or stop it "
-            f"(POST /align/{session}/stop)"
-        )
-        self.extra = {"session": session}
-
-
-class UnknownSession(SelfAlignError):
-    """There is no session of this id."""
-
-    code = "unknown-session"
-    status = 404
-
-    def __init__(self, session: str) -> None:
-        super().__init__(f"no alignment session {session!r}; GET /align lists them")
 
 
 @final
@@ -85,8 +63,9 @@ class Sessions:
     Args:
         config: Directories and defaults.
         registry: Takes candidates and swaps.
-        metrics: Losses, steps and ends are counted there; None for none.
         make_worker: Makes the worker, given who listens to it.
+        metrics: Losses, steps and ends are counted there; None for none.
+        recordings: Keep what a session reads from being deleted; None where nobody deletes.
     """
 
     def __init__(
@@ -96,10 +75,12 @@ class Sessions:
         *,
         make_worker: Callable[[Listener], AlignWorker],
         metrics: Metrics | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         self._config = config
         self._registry = registry
         self._metrics = metrics
+        self._recordings = recordings
         self._store = SessionStore(config.directory)
         self._lock = threading.RLock()
         self._sessions: dict[str, AlignSession] = {}
@@ -161,8 +142,9 @@ class Sessions:
             if self._job is not None or self._starting:
                 raise AlignBusy(self._job.session if self._job else "(being started)")
             self._starting = True
+        session_id = _new_id()
         try:
-            job = self._make_job(spec, request)
+            job = self._make_job(session_id, spec, request)
             session = AlignSession(
                 id=job.session,
                 robot=spec.name,
@@ -181,6 +163,9 @@ class Sessions:
                 self._change(session)
             self._worker.submit(job)
             return session
+        except BaseException:
+            self._release(session_id)
+            raise
         finally:
             self._starting = False
 
@@ -193,11 +178,9 @@ class Sessions:
 
     # Making a job.
 
-    def _make_job(self, spec: RobotSpec, request: AlignRequest) -> AlignJob:
-        wanted = None if request.source == "live" else request.source.episodes
-        episodes = choose_play(self._config.play_root, spec, wanted, stride=self._config.stride)
+    def _make_job(self, session_id: str, spec: RobotSpec, request: AlignRequest) -> AlignJob:
+        episodes = self._held_play(session_id, spec, request)
         active = self._registry.active(spec.name)
-        session_id = _new_id()
         losses = request.losses
         alignment = self._config.alignment
         return AlignJob(
@@ -221,6 +204,25 @@ class Sessions:
             out=self._store.candidate_path(session_id),
             note=request.note,
         )
+
+    def _held_play(
+        self, session_id: str, spec: RobotSpec, request: AlignRequest
+    ) -> tuple[str, ...]:
+        """Choose the play of a session; it is not deleted until the session has ended."""
+        wanted = None if request.source == "live" else request.source.episodes
+        root = self._config.play_root
+        while True:
+            episodes = choose_play(root, spec, wanted, stride=self._config.stride)
+            if self._recordings is None:
+                return episodes
+            self._recordings.hold(session_id, episodes)
+            # One that went between the choice and the hold is not chosen again.
+            if are_there(root, episodes):
+                return episodes
+
+    def _release(self, session_id: str) -> None:
+        if self._recordings is not None:
+            self._recordings.release(session_id)
 
     def _forget_old(self) -> None:
         while len(self._sessions) > _REMEMBERED:
@@ -347,6 +349,8 @@ class Sessions:
     def _finish(self, state: str, *, error: str | None) -> None:
         job, self._job = self._job, None
         assert job is not None
+        # Whoever hears of the end may delete the play at once.
+        self._release(job.session)
         session = self._sessions[job.session]
         session = session.model_copy(update={"state": state, "detail": "", "error": error})
         self._change(session)

@@ -1,4 +1,4 @@
-"""`status`, `act`, `play` and `robot`: what a robot says and is told."""
+"""`status`, `act` and `robot`: what a robot says and is told."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from client.chunk import ActionChunk, Observation
+from client.commands.play import play_line
 from client.endpoint import Endpoint
 from client.errors import ClientError
 from client.operator_client import OperatorClient, ServerStatus
-from client.play_file import PlayFile
 from client.robot_client import RobotClient
-from client.tables import duration, size, table
+from client.tables import duration, table
 from server.wire.codec import dump_json
-from server.wire.messages import EpisodeList, RobotReply
+from server.wire.messages import RobotReply
 
 
 def status(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
@@ -43,7 +42,7 @@ def status(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     running = [session for session in found.sessions if not session.is_final]
     for session in running:
         print(f"\naligning {session.robot}: {session.id} {session.state}, step {session.step}")
-    print(f"\n{_play_line(found.play)}")
+    print(f"\n{play_line(found.play)}")
     return 0
 
 
@@ -61,21 +60,6 @@ def act(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
         print(dump_json(vars(chunk) | {"actions": chunk.actions.tolist()}).decode())
     else:
         print(_chunk_text(chunk, [item["name"] for item in spec["action"]]))
-    return 0
-
-
-def play(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
-    """Send the steps of a file as one episode."""
-    file = PlayFile.read(arguments.file)
-    with (
-        RobotClient(endpoint, robot=arguments.robot) as client,
-        client.play(meta={"file": arguments.file.name}) as recorder,
-    ):
-        steps = tqdm(file.steps(), total=len(file), desc="play", unit="step", leave=False)
-        for observation, action, t_ns in steps:
-            recorder.step(observation, action, t_ns=t_ns)
-    for episode in recorder.episodes:
-        print(f"episode {episode.id}: {episode.durable} steps on the server's disk")
     return 0
 
 
@@ -104,15 +88,6 @@ def _plain(found: ServerStatus) -> dict[str, Any]:
         "sessions": [item.model_dump(mode="json") for item in found.sessions],
         "play": found.play.model_dump(mode="json"),
     }
-
-
-def _play_line(play: EpisodeList) -> str:
-    steps = sum(episode.length for episode in play.episodes)
-    used = sum(episode.bytes for episode in play.episodes)
-    return (
-        f"play: {len(play.episodes)} episodes, {steps} steps, {size(used)} of at most "
-        f"{size(play.quota_bytes)}; {size(play.free_bytes)} free on the disk"
-    )
 
 
 def _robot_table(robots: list[RobotReply]) -> str:

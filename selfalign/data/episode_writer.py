@@ -50,7 +50,7 @@ class StoreWriteError(StoreError):
 
 @final
 class EpisodeClosed(StoreError):
-    """The episode was sealed or aborted; nothing can be added."""
+    """The episode was sealed or aborted, or is at its capacity; nothing can be added."""
 
 
 class EpisodeHome(Protocol):
@@ -132,9 +132,9 @@ class EpisodeWriter:
 
         Raises:
             ObservationMismatch, BadPlayStep: the step is wrong; it was not taken.
-            StoreFull: no room; the step was not taken. Also if the episode is at its capacity.
+            StoreFull: no room; the step was not taken.
             StoreWriteError: the disk refused; the step was not taken.
-            EpisodeClosed: after `seal` or `abort`.
+            EpisodeClosed: after `seal` or `abort`, or the episode is at its capacity.
         """
         self._require_open()
         check_play_step(step, self.spec, after_t_ns=self._last_t_ns)
@@ -226,7 +226,7 @@ class EpisodeWriter:
     def _check_capacity(self, instruction: str) -> None:
         if self._taken == CAPACITY:
             msg = f"episode {self.id} holds {CAPACITY} steps, its capacity; seal it and go on anew"
-            raise StoreFull(msg)
+            raise EpisodeClosed(msg)
         if len(self._runs) == MAX_INSTRUCTION_RUNS and self._runs[-1][1] != instruction:
             msg = (
                 f"play step instruction: it changed {MAX_INSTRUCTION_RUNS} times in episode "

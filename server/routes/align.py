@@ -16,6 +16,7 @@ from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body, request_body
 from server.wire.messages import read_request
 from server.wire.operator import DEFAULT_STEPS, AlignList, AlignRequest, AlignSession
+from server.wire.problems import MAKE_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,7 +83,7 @@ async def align(request: Request) -> Response:
         session = await asyncio.to_thread(runtime.sessions.create, spec, wanted)
     except OSError as error:
         raise ProblemError(
-            "store-full", f"the disk refused to keep the session: {error}; free some space"
+            "store-full", f"the disk refused to keep the session: {error}. {MAKE_ROOM}"
         ) from error
     response = reply(request, session.model_dump(mode="json"), status=202)
     response.headers["Location"] = f"/align/{session.id}"

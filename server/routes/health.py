@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
@@ -52,6 +53,7 @@ async def readyz(request: Request) -> PlainTextResponse:
     response_class=PlainTextResponse,
 )
 async def metrics(request: Request) -> Response:
-    """Latencies, requests, queue, active W, swaps, losses, restarts, play steps, safety events."""
+    """Latencies, requests, queue, W, losses, restarts, play and its store, safety events."""
     runtime: Runtime = request.app.state.runtime
-    return Response(runtime.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    rendered = await asyncio.to_thread(runtime.render_metrics)
+    return Response(rendered, media_type=CONTENT_TYPE_LATEST)

@@ -15,7 +15,7 @@ from server.problems import ProblemError, problem_response
 from server.routes.openapi import problems, reply_body
 from server.version import package_version
 from server.wire.messages import InfoReply
-from server.wire.problems import PROBLEMS, problem
+from server.wire.problems import ADVICE, PROBLEMS, problem
 
 if TYPE_CHECKING:
     from selfalign.data.spec import RobotSpec
@@ -60,10 +60,11 @@ async def problem_kind(code: str) -> HTMLResponse:
     if code not in PROBLEMS:
         raise ProblemError("not-found", f"there is no problem code {code!r:.60}")
     status, title = PROBLEMS[code]
+    advice = f"<p>{html.escape(ADVICE[code])}</p>" if code in ADVICE else ""
     return HTMLResponse(
         f"<!doctype html><title>{code}</title><h1>{html.escape(title)}</h1>"
         f"<p>Code <code>{code}</code>, HTTP status {status}. The <code>detail</code> of the reply "
-        "says what was wrong in your request.</p>"
+        f"says what was wrong in your request.</p>{advice}"
     )
 
 

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request, Response, WebSocket
 
-from server.body import parse, read_body, reply, request_format
+from server.body import parse, read_body, read_value, reply, request_format
 from server.play_steps import read_steps
 from server.play_stream import PlayStream
 from server.problems import ProblemError
 from server.routes.openapi import EXAMPLE_IMAGE, problems, reply_body, request_body
-from server.wire.messages import EpisodeList, PlayReply, PlayRequest, read_request
+from server.wire.messages import PlayReply, PlayRequest, read_request
+from server.wire.operator import DeletedPlay, DeletePlay, EpisodeList
 
 if TYPE_CHECKING:
+    from selfalign.data.episode_reader import EpisodeInfo
     from selfalign.data.play_store import PlayStep
     from selfalign.data.spec import RobotSpec
     from server.body import Format
     from server.episode import Episode
-    from server.ingest import Ingest
     from server.runtime import Runtime
 
 router = APIRouter(tags=["play"])
@@ -36,6 +37,15 @@ _EXAMPLE: Final[dict[str, Any]] = {
     ],
     "end": False,
 }
+_DELETE_EXAMPLE: Final[dict[str, Any]] = {
+    "episodes": ["20261124T093015250-5f3a1c", "20261124T101502000-09be77"],
+    "pinned": False,
+}
+_DELETED_EXAMPLE: Final[dict[str, Any]] = {
+    "deleted": _DELETE_EXAMPLE["episodes"],
+    "freed_bytes": 33_400_000,
+}
+_MOST_NAMES_BYTES: Final = 2**18
 
 
 @router.get(
@@ -43,13 +53,14 @@ _EXAMPLE: Final[dict[str, Any]] = {
     operation_id="list_play",
     summary="Recorded play",
     response_class=Response,
-    responses={200: reply_body(EpisodeList, "Episodes, oldest first, and the room that is left")},
+    responses={
+        200: reply_body(EpisodeList, "Episodes, oldest first, and the room that is left"),
+        **problems("unknown-robot"),
+    },
 )
-async def list_play(request: Request) -> Response:
-    """Every episode, also those that are being recorded."""
-    runtime: Runtime = request.app.state.runtime
-    listed = await asyncio.to_thread(_list, runtime.ingest)
-    return reply(request, {**listed, "quota_bytes": runtime.ingest.config.quota_bytes})
+async def list_play(request: Request, robot: str | None = None) -> Response:
+    """Every episode, also those that are being recorded; with `robot` those of one robot."""
+    return reply(request, await asyncio.to_thread(_list, request.app.state.runtime, robot))
 
 
 @router.post(
@@ -107,6 +118,52 @@ async def play(request: Request) -> Response:
     )
 
 
+@router.post(
+    "/play/delete",
+    operation_id="delete_play",
+    summary="Delete recorded episodes",
+    response_class=Response,
+    openapi_extra={"requestBody": request_body(DeletePlay, _DELETE_EXAMPLE)},
+    responses={
+        200: reply_body(DeletedPlay, "They are gone, their room is free", _DELETED_EXAMPLE),
+        **problems(
+            "bad-message",
+            "bad-request",
+            "unknown-episode",
+            "episode-in-use",
+            "body-too-large",
+            "unsupported-media-type",
+            "store-error",
+            "overloaded",
+        ),
+    },
+)
+async def delete_play(request: Request) -> Response:
+    """Delete sealed episodes: all that are named, or none where one must stay.
+
+    One that is being recorded, or that a running alignment session reads, must stay; so must a
+    pinned one, unless `pinned` is true. Versions of W that were aligned on them stay as they are.
+    """
+    runtime: Runtime = request.app.state.runtime
+    sent = read_request(DeletePlay, await read_value(request, _MOST_NAMES_BYTES))
+    return reply(request, await _delete(runtime, sent.episodes, pinned=sent.pinned))
+
+
+@router.delete(
+    "/play/{episode}",
+    operation_id="delete_episode",
+    summary="Delete one recorded episode",
+    response_class=Response,
+    responses={
+        200: reply_body(DeletedPlay, "It is gone, its room is free"),
+        **problems("bad-request", "unknown-episode", "episode-in-use", "store-error", "overloaded"),
+    },
+)
+async def delete_episode(request: Request, episode: str, pinned: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query parameter
+    """Delete a sealed episode, as `POST /play/delete` does."""
+    return reply(request, await _delete(request.app.state.runtime, [episode], pinned=pinned))
+
+
 @router.websocket("/play")
 async def play_stream(websocket: WebSocket) -> None:
     """Play as a stream: `start`, `step`..., `end`; see `docs/protocols.md`."""
@@ -137,17 +194,35 @@ def _read(body: bytes, body_format: Format) -> PlayRequest:
     return read_request(PlayRequest, parse(body, body_format), code="bad-play-step")
 
 
-def _list(ingest: Ingest) -> dict[str, Any]:
-    infos, free_bytes = ingest.recorded()
-    episodes = [
-        {
-            "id": info.id,
-            "robot": info.robot,
-            "length": info.length,
-            "sealed": info.sealed,
-            "created_at": info.created_at,
-            "bytes": info.bytes,
-        }
-        for info in infos
-    ]
-    return {"episodes": episodes, "free_bytes": free_bytes}
+async def _delete(runtime: Runtime, episodes: list[str], *, pinned: bool) -> dict[str, Any]:
+    deleted = await runtime.ingest.delete(episodes, pinned=pinned)
+    names = [name for name, _ in deleted]
+    return {"deleted": names, "freed_bytes": sum(nbytes for _, nbytes in deleted)}
+
+
+def _list(runtime: Runtime, robot: str | None) -> dict[str, Any]:
+    found = runtime.ingest.recordings.recorded()
+    episodes = [info for info in found.episodes if robot in (None, info.robot)]
+    if not episodes and robot is not None:
+        # Play may be left of a robot that is not served any more; of one unheard of there is none.
+        runtime.spec(robot)
+    return {
+        "episodes": [_summary(info) for info in episodes],
+        "free_bytes": found.free,
+        "quota_bytes": runtime.ingest.config.quota_bytes,
+        "used_bytes": found.used,
+        "quarantined_bytes": found.quarantined,
+    }
+
+
+def _summary(info: EpisodeInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "robot": info.robot,
+        "length": info.length,
+        "seconds": round(info.seconds, 3),
+        "sealed": info.sealed,
+        "pinned": info.pinned,
+        "created_at": info.created_at,
+        "bytes": info.bytes,
+    }

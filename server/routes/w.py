@@ -11,6 +11,7 @@ from server.body import read_body, reply
 from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body
 from server.wire.operator import SnapshotInfo, SnapshotList, SwapReply
+from server.wire.problems import MAKE_ROOM
 
 if TYPE_CHECKING:
     from server.lineage import VersionRecord
@@ -202,8 +203,8 @@ def _swap(robot: str, previous: int, active: int, sha256: str) -> dict[str, Any]
 def _not_stored(error: OSError) -> ProblemError:
     return ProblemError(
         "store-full",
-        f"the disk refused the write ({error.strerror}); the W before goes on serving. Free some "
-        "space; POST /w/rollback works without",
+        f"the disk refused the write ({error.strerror}); the W before goes on serving, and "
+        f"POST /w/rollback works all the same. {MAKE_ROOM}",
     )
 
 

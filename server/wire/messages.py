@@ -223,25 +223,6 @@ class PlayError(Reply):
 PlayAnswer = Annotated[PlayStarted | PlayAck | PlaySealed | PlayError, Field(discriminator="type")]
 
 
-class EpisodeSummary(Reply):
-    """One recorded episode."""
-
-    id: str
-    robot: str
-    length: int
-    sealed: bool
-    created_at: str
-    bytes: int
-
-
-class EpisodeList(Reply):
-    """`GET /play`."""
-
-    episodes: list[EpisodeSummary]
-    free_bytes: int
-    quota_bytes: int
-
-
 # --- /robots ------------------------------------------------------------------------------------
 
 

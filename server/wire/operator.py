@@ -1,10 +1,10 @@
-"""What is asked and answered on `/align` and `/w`."""
+"""What operators ask and are answered: recorded play, `/align` and `/w`."""
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from server.wire.fields import RobotName
 from server.wire.messages import Reply, Request
@@ -20,6 +20,45 @@ FINAL_STATES: frozenset[str] = frozenset(
 )
 
 SnapshotStatus = Literal["base", "active", "candidate", "retired", "rejected"]
+
+
+class EpisodeSummary(Reply):
+    """One recorded episode."""
+
+    id: str
+    robot: str
+    length: int = Field(description="Steps; while it is being recorded, those on disk")
+    seconds: float = Field(0.0, description="What its steps take at the rate of the robot")
+    sealed: bool = Field(description="False while it is being recorded")
+    pinned: bool = Field(default=False, description="Kept from being deleted when room is needed")
+    created_at: str
+    bytes: int
+
+
+class EpisodeList(Reply):
+    """`GET /play`. The sizes are those of the whole store, of all robots."""
+
+    episodes: list[EpisodeSummary]
+    free_bytes: int = Field(description="Free on the disk")
+    quota_bytes: int
+    used_bytes: int | None = Field(
+        None, description="What counts against the quota: all episodes, and quarantine"
+    )
+    quarantined_bytes: int = Field(0, description="What recovery has set aside after a crash")
+
+
+class DeletePlay(Request):
+    """`POST /play/delete`: delete recorded episodes."""
+
+    episodes: list[str] = Field(min_length=1, max_length=1000, description="Names of `GET /play`")
+    pinned: bool = Field(default=False, description="Delete those that are pinned, too")
+
+
+class DeletedPlay(Reply):
+    """What is deleted."""
+
+    deleted: list[str]
+    freed_bytes: int
 
 
 class EpisodeSource(Request):
@@ -68,6 +107,19 @@ class AlignRequest(Request):
         "auto", description="auto: the candidate becomes active if it passes the gates"
     )
     note: str = Field("", max_length=500)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _live_or_episodes(cls, value: object) -> object:
+        if value == "live" or isinstance(value, EpisodeSource):
+            return value
+        try:
+            return EpisodeSource.model_validate(value)
+        except ValidationError:
+            raise ValueError(
+                f'got {value!r:.80}, expected "live" (the latest play) or '
+                '{"episodes": ["NAME", ...]}, 1 to 1000 names of GET /play'
+            ) from None
 
 
 class GateCheckMessage(Reply):

@@ -28,6 +28,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "nothing-to-roll-back": (409, "No earlier version of W was active"),
     "play-busy": (409, "Another client records on this robot"),
     "episode-sealed": (409, "The episode is sealed"),
+    "episode-in-use": (409, "The episode is in use"),
     "alignment-diverged": (409, "The alignment diverged"),
     "robot-exists": (409, "A robot of that name has another spec"),
     "body-too-large": (413, "The message is too large"),
@@ -44,6 +45,23 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "overloaded": (503, "The server is busy"),
     "not-ready": (503, "The server is not ready"),
     "store-full": (507, "The play store is full"),
+}
+
+
+MAKE_ROOM: Final = (
+    "selfalign-client play list shows what recorded play takes, selfalign-client play delete NAME "
+    "frees it (POST /play/delete)"
+)
+
+# What to do, for the page about a code; most details say it themselves.
+ADVICE: Final[dict[str, str]] = {
+    "store-full": f"{MAKE_ROOM}. When play is recorded the oldest episodes go by themselves, "
+    "except those that are pinned (play delete --pinned) or being aligned on. "
+    "SELFALIGN_QUOTA_BYTES sets how much play may take, SELFALIGN_MIN_FREE_BYTES what must stay "
+    "free on the disk.",
+    "episode-in-use": "An episode stays while it is being recorded (end it), while an alignment "
+    "session reads it (selfalign-client align stop ends that) and while it is pinned "
+    "(selfalign-client play delete --pinned NAME).",
 }
 
 

@@ -54,6 +54,43 @@ def test_status_gathers_model_versions_sessions_and_play() -> None:
     assert fake.asked[1].query == "robot=arm"
 
 
+def test_episodes_of_one_robot_are_listed_and_deleted() -> None:
+    answers = {
+        "GET /play": Answer(EPISODES),
+        "POST /play/delete": Answer({"deleted": ["e1"], "freed_bytes": 5000}),
+    }
+    with http_server(answers) as fake, operator(fake) as client:
+        assert client.episodes(robot="arm").episodes[0].seconds == 13.0
+        assert client.delete_episodes(["e1"]).freed_bytes == 5000
+        client.delete_episodes(("e1", "e2"), pinned=True)
+    assert fake.asked[0].query == "robot=arm"
+    assert [json.loads(asked.body) for asked in fake.asked[1:]] == [
+        {"episodes": ["e1"], "pinned": False},
+        {"episodes": ["e1", "e2"], "pinned": True},
+    ]
+
+
+def test_an_episode_that_must_stay_is_said() -> None:
+    used = {"title": "x", "detail": "is being recorded", "code": "episode-in-use", "status": 409}
+    answers = {"POST /play/delete": Answer(used, status=409, media_type="application/problem+json")}
+    with (
+        http_server(answers) as fake,
+        operator(fake) as client,
+        pytest.raises(ServerProblem, match="is being recorded") as caught,
+    ):
+        client.delete_episodes(["e1"])
+    assert caught.value.code == "episode-in-use"
+    assert len(fake.asked) == 1, "a deletion is never repeated"
+
+
+def test_a_server_of_before_lists_its_episodes_all_the_same() -> None:
+    old = {key: EPISODES[key] for key in ("free_bytes", "quota_bytes")}
+    old["episodes"] = [{k: v for k, v in EPISODES["episodes"][0].items() if k != "seconds"}]
+    with http_server({"GET /play": Answer(old)}) as fake, operator(fake) as client:
+        found = client.episodes()
+    assert (found.used_bytes, found.episodes[0].seconds) == (None, 0.0)
+
+
 def test_add_robot_sends_the_spec() -> None:
     with http_server({"POST /robots": Answer(ROBOT, status=201)}) as fake, operator(fake) as client:
         assert client.add_robot(SPEC).robot == "arm"

@@ -6,6 +6,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from server.assembly import make_sessions
 from server.ingest import Ingest, IngestConfig
 from server.wire.codec import MSGPACK_MEDIA_TYPE, pack, unpack
 from tests.fakes.play_steps import small_spec, step
@@ -31,6 +32,14 @@ def operated_runtime(root: Path, *specs: RobotSpec, **play: Any) -> Runtime:
     config = IngestConfig(**{**given, "is_eager": False, **play})
     runtime.ingest.close()
     runtime.ingest = Ingest(config, make_process=ThreadRecorder)
+    runtime.sessions = make_sessions(
+        runtime.settings,
+        runtime.policy,
+        runtime.registry,
+        runtime.engine,
+        runtime.metrics,
+        runtime.ingest.recordings,
+    )
     return runtime
 
 

@@ -50,12 +50,13 @@ SNAPSHOT = {
     "nbytes": len(W_BYTES),
 }
 VERSIONS = {"robot": "arm", "active": 1, "versions": [SNAPSHOT]}
-EPISODES = {
+EPISODES: dict[str, Any] = {
     "episodes": [
         {
             "id": "e1",
             "robot": "arm",
             "length": 130,
+            "seconds": 13.0,
             "sealed": True,
             "created_at": "2026-11-24T06:00:00+00:00",
             "bytes": 5000,

@@ -38,13 +38,17 @@ class ThreadRecorder:
             threading.Thread(target=self._listen, daemon=True),
         ]
         self._theirs = theirs
+        self._is_started = False
 
     def start(self) -> None:
+        self._is_started = True
         self._on_start()
         for thread in self._threads:
             thread.start()
 
     def send(self, message: dict[str, Any]) -> bool:
+        if not self._is_started or self._ours.closed:
+            return False
         self._ours.send_bytes(json.dumps(message).encode())
         return True
 

@@ -224,6 +224,7 @@ async def test_full_store_in_between_fails_what_follows(desk: Desk) -> None:
         with pytest.raises(PlayError) as caught:
             await attempt
         assert (caught.value.code, caught.value.extra) == ("store-full", {"durable": 2})
+        assert "selfalign-client play delete" in str(caught.value)
 
 
 @pytest.mark.asyncio
@@ -246,7 +247,12 @@ async def test_a_new_recorder_is_told_what_is_open(desk: Desk) -> None:
     desk.tell("sealed", episode=second.id, length=0, reason="idle")
     desk.processes[0].on_start()
     # `first` has ended but is not sealed yet.
-    assert desk.processes[0].sent[-1] == {"type": "open", "episodes": [first.id, third.id]}
+    assert desk.processes[0].sent[-1] == {
+        "type": "open",
+        "episodes": [first.id, third.id],
+        "ended": {second.id: 0},
+        "held": [],
+    }
 
 
 @pytest.mark.asyncio

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from selfalign.data.episode_layout import CAPACITY
 from selfalign.data.play_store import PlayStore
 from server.play_records import Begin, End, Flush, Step, decode, encode
 from server.recorder import Recorder
@@ -32,7 +33,7 @@ class Desk:
         self.recorder: Recorder
         self.start()
 
-    def start(self, *resume: str) -> None:
+    def start(self, *resume: str, ended: dict[str, int] | None = None) -> None:
         self.store = PlayStore(
             self.root,
             quota_bytes=1 << 30,
@@ -49,7 +50,7 @@ class Desk:
             idle_s=30.0,
             clock=lambda: self.now_s,
         )
-        self.recorder.resume(resume)
+        self.recorder.resume(resume, ended)
 
     def kill(self) -> None:
         """Drop the lock and everything in memory, as the end of a process does."""
@@ -247,6 +248,92 @@ def test_a_silent_episode_is_sealed(desk: Desk) -> None:
     desk.steps("e-1", 5, 6)
     desk.recorder.turn()
     assert desk.of("failed")[0]["code"] == "episode-sealed"
+
+
+def test_steps_that_come_too_late_are_told_and_logged_once(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.push(Begin("e-1", SPEC, {}))
+    desk.steps("e-1", 0, 5)
+    desk.push(End("e-1"))
+    desk.recorder.turn()
+    for index in range(5, 9):
+        desk.steps("e-1", index, index + 1)
+        desk.recorder.turn()
+    (failed,) = desk.of("failed")
+    assert failed["message"] == "it is sealed at 5 steps, step 5 came too late"
+    assert caplog.text.count("e-1") == 1
+    assert desk.memory.used == 0
+
+
+def test_what_comes_after_the_store_was_full_does_not_hide_that(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.push(Begin("e-1", SPEC, {}))
+    desk.steps("e-1", 0, 20)
+    desk.recorder.turn()
+    desk.free_bytes = 0
+    desk.steps("e-1", 20, 60)
+    desk.push(End("e-1"))
+    desk.recorder.turn()
+    assert [message["code"] for message in desk.of("failed")] == ["store-full"]
+    assert desk.of("sealed") == []
+    assert caplog.text.count("e-1") == 1
+
+
+def test_an_episode_at_its_capacity_is_over_the_store_is_not_full(desk: Desk) -> None:
+    desk.push(Begin("e-1", SPEC, {}))
+    desk.steps("e-1", 0, 16)
+    desk.recorder.turn()
+    writer = desk.recorder._live["e-1"].writer
+    writer._taken = writer._block_start = CAPACITY
+    desk.push(Step("e-1", CAPACITY, step(16, SPEC)))
+    desk.recorder.turn()
+    (failed,) = desk.of("failed")
+    assert (failed["code"], failed["length"]) == ("episode-sealed", 16)
+    desk.check("e-1", 16)
+
+
+def test_a_deleted_episode_does_not_come_back_from_the_ring(desk: Desk) -> None:
+    """Its records are still there after a crash, since another robot's step waits before them."""
+    desk.push(Begin("e-2", small_spec(name="other"), {}), Step("e-2", 0, step(0, SPEC)))
+    desk.push(Begin("e-1", SPEC, {}))
+    desk.steps("e-1", 0, 5)
+    desk.push(End("e-1"))
+    desk.recorder.turn()
+    desk.recorder.answer({"type": "delete", "request": 1, "episodes": ["e-1"], "pinned": False})
+    desk.kill()
+    desk.start("e-2", ended={"e-1": 5})
+    desk.recorder.turn()
+    assert [info.id for info in desk.store.episodes()] == ["e-2"]
+    assert desk.of("failed") == []
+
+
+def test_the_server_may_ask_for_what_the_store_does(desk: Desk) -> None:
+    desk.push(Begin("e-1", SPEC, {}), Begin("e-2", small_spec(name="other"), {}))
+    for episode in ("e-1", "e-2"):
+        desk.steps(episode, 0, 5)
+    desk.push(End("e-1"))
+    desk.recorder.turn()
+
+    def delete(number: int, *episodes: str) -> dict[str, Any]:
+        asked = {"type": "delete", "request": number, "episodes": list(episodes), "pinned": False}
+        desk.recorder.answer(asked)
+        answer = desk.told[-1]
+        assert (answer.pop("type"), answer.pop("request")) == ("answer", number)
+        return answer
+
+    used = {"code": "episode-in-use", "use": "recorded", "episode": "e-2"}
+    assert delete(1, "e-1", "e-2") == used
+    assert delete(2, "e-1", "e-3")["code"] == "unknown-episode"
+    desk.recorder.answer({"type": "hold", "request": 3, "episodes": ["e-1"]})
+    assert desk.told[-1] == {"type": "answer", "request": 3}
+    assert delete(4, "e-1")["use"] == "held"
+    desk.recorder.answer({"type": "hold", "request": 0, "episodes": []})
+    assert [name for name, _ in delete(5, "e-1")["deleted"]] == ["e-1"]
+    (desk.root / "trash").rmdir()
+    desk.recorder.close()
+    assert "refused" in delete(6, "e-2")["message"]
 
 
 def test_full_disk_fails_the_episode_keeps_what_is_durable_and_recovers(desk: Desk) -> None:

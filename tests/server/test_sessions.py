@@ -1,22 +1,44 @@
 """Alignment sessions: every way they can go, with a worker that does what the test says."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from selfalign.align.aligner import AlignmentConfig
+from selfalign.data.play_store import PlayStore
 from selfalign.errors import NoPlayData
 from server.play_choice import EpisodeNotFound, EpisodeOfAnother
 from server.registry import Registry
-from server.sessions import AlignBusy, Sessions, SessionsConfig, UnknownSession
+from server.session_errors import AlignBusy, UnknownSession
+from server.sessions import Sessions, SessionsConfig
 from server.wire.operator import AlignRequest
 from tests.fakes.align_worker import FakeAlignWorker
 from tests.fakes.play_steps import small_spec
 from tests.fakes.recorded import record
 from tests.fakes.weights import BASE_SHA256, make_w, snapshot_bytes
 
+if TYPE_CHECKING:
+    from server.recordings import Recordings
+
 SPEC = small_spec()
+
+
+class Holds:
+    """What sessions hold, in place of `Recordings`."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[str, ...]] = {}
+        self.on_hold: Callable[[], None] = lambda: None
+
+    def hold(self, session: str, episodes: tuple[str, ...]) -> None:
+        self.held[session] = episodes
+        self.on_hold()
+
+    def release(self, session: str) -> None:
+        self.held.pop(session, None)
 
 
 class Desk:
@@ -35,7 +57,13 @@ class Desk:
             prefix_memory_bytes=1000,
             prefix_disk_bytes=2000,
         )
-        self.sessions = Sessions(config, self.registry, make_worker=self._make_worker)
+        self.recordings = Holds()
+        self.sessions = Sessions(
+            config,
+            self.registry,
+            make_worker=self._make_worker,
+            recordings=cast("Recordings", self.recordings),
+        )
         self.sessions.start()
 
     def _make_worker(self, listener: Any) -> FakeAlignWorker:
@@ -312,3 +340,36 @@ def test_every_session_gets_a_version_of_its_own(desk: Desk) -> None:
     desk.worker.tell("error", message="no")
     desk.begin()
     assert [job.version for job in desk.worker.jobs] == [1, 2]
+
+
+@pytest.mark.parametrize("end", ["stopped", "error"])
+def test_what_a_session_reads_is_held_until_its_end_is_told(desk: Desk, end: str) -> None:
+    session = desk.begin()
+    assert desk.recordings.held == {session: desk.worker.job.episodes}
+    desk.worker.tell("begun")
+    assert desk.recordings.held
+    desk.worker.tell(end, message="what was wrong")
+    assert desk.sessions.get(session).is_final
+    assert desk.recordings.held == {}
+
+
+def test_a_session_that_cannot_begin_holds_nothing(desk: Desk) -> None:
+    with pytest.raises(EpisodeNotFound):
+        desk.begin(source={"episodes": ["nope"]})
+    assert desk.recordings.held == {}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_episode_deleted_while_it_is_chosen_is_not_read(tmp_path: Path, is_named: bool) -> None:  # noqa: FBT001
+    first, second = record(tmp_path / "play", 60, 60)
+    desk = Desk(tmp_path)
+    path = PlayStore.reader(tmp_path / "play").locate(second)
+    desk.recordings.on_hold = lambda: shutil.rmtree(path, ignore_errors=True)
+    if is_named:
+        with pytest.raises(EpisodeNotFound, match=second):
+            desk.begin(source={"episodes": [first, second]})
+        assert desk.recordings.held == {}
+    else:
+        session = desk.begin()
+        assert desk.worker.job.episodes == (first,)
+        assert desk.recordings.held == {session: (first,)}

@@ -10,7 +10,6 @@ from selfalign.data.observation import ObservationMismatch
 from selfalign.data.play_store import (
     BadPlayStep,
     EpisodeClosed,
-    StoreFull,
 )
 from tests.fakes.play_steps import assert_is_steps, step
 from tests.fakes.play_store import SPEC, open_store
@@ -110,6 +109,6 @@ def test_ended_episode_takes_nothing_more(store, end, call):
 def test_capacity_ends_the_episode_clearly(store):
     writer = store.start_episode(SPEC)
     writer._taken = CAPACITY
-    with pytest.raises(StoreFull, match="capacity"):
+    with pytest.raises(EpisodeClosed, match="capacity"):
         writer.append(step(0, SPEC))
     writer._taken = 0

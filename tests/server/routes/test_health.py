@@ -68,6 +68,8 @@ def test_every_promised_metric_is_there(client: TestClient) -> None:
         "selfalign_align_sessions_total",
         "selfalign_worker_restarts_total",
         "selfalign_play_steps_total",
+        "selfalign_play_store_bytes",
+        "selfalign_play_store_quota_bytes",
         "selfalign_ready",
     ):
         assert f"# HELP {name} " in text, name

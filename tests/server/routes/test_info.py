@@ -61,6 +61,13 @@ def test_a_problem_code_has_a_page(client: TestClient) -> None:
     assert client.get("/problems/none").status_code == 404
 
 
+def test_the_page_about_a_full_store_names_what_helps(client: TestClient) -> None:
+    page = client.get("/problems/store-full").text
+    for words in ("selfalign-client play list", "play delete NAME", "SELFALIGN_QUOTA_BYTES"):
+        assert words in page
+    assert "selfalign-client align stop" in client.get("/problems/episode-in-use").text
+
+
 @pytest.fixture
 def operations(client: TestClient) -> dict[str, dict[str, Any]]:
     api = client.get("/openapi.json").json()
@@ -112,10 +119,12 @@ def test_every_example_of_a_request_can_be_sent_as_it_stands(tmp_path: Path) -> 
     assert {path: {r.status_code for r in replies} for path, replies in sent.items()} == {
         "/act": {200},
         "/play": {200},
+        "/play/delete": {404},  # these episodes are not here
         "/align": {409},  # one step of play is not enough
         "/robots": {201},
     }
     assert sent["/align"][0].json()["code"] == "no-play-data"
+    assert sent["/play/delete"][0].json()["code"] == "unknown-episode"
 
 
 def test_refusals_are_documented_as_the_problems_that_they_are(

@@ -17,7 +17,13 @@ from server.wire.messages import (
     read_play_message,
     read_request,
 )
-from server.wire.operator import DEFAULT_STEPS, AlignRequest, AlignSession, Budget
+from server.wire.operator import (
+    DEFAULT_STEPS,
+    AlignRequest,
+    AlignSession,
+    Budget,
+    EpisodeSource,
+)
 from server.wire.problems import PROBLEMS, WireError, problem
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
@@ -134,6 +140,36 @@ def test_an_empty_align_request_has_sensible_defaults() -> None:
 
     assert (request.source, request.promotion) == ("live", "auto")
     assert request.budget.steps == DEFAULT_STEPS == AlignmentConfig().steps
+
+
+@pytest.mark.parametrize(
+    ("source", "got"),
+    [
+        ("latest", "got 'latest'"),
+        (["e1", "e2"], r"got \['e1', 'e2'\]"),
+        ({"episodes": []}, r"got \{'episodes': \[\]\}"),
+        ({"episode": "e1"}, r"got \{'episode': 'e1'\}"),
+        (None, "got None"),
+        ("x" * 1000, "got 'xxx"),
+    ],
+)
+def test_a_wrong_source_says_what_was_got_and_what_is_expected(source: object, got: str) -> None:
+    with pytest.raises(WireError, match=f"source: {got}") as refused:
+        read_request(AlignRequest, {"source": source})
+
+    detail = str(refused.value)
+    assert 'expected "live" (the latest play) or {"episodes": ["NAME", ...]}' in detail
+    assert detail.count("source") == 1
+    assert len(detail) < 250
+    assert [item["field"] for item in refused.value.extra["errors"]] == ["source"]
+
+
+def test_a_source_is_live_or_named_episodes() -> None:
+    named = read_request(AlignRequest, {"source": {"episodes": ["e1"]}})
+
+    assert named.source == EpisodeSource(episodes=["e1"])
+    assert read_request(AlignRequest, {"source": "live"}).source == "live"
+    assert AlignRequest(source=EpisodeSource(episodes=["e1"])) == named
 
 
 @pytest.mark.parametrize("budget", [{}, {"steps": 3, "seconds": 2}, {"steps": 0}, {"seconds": -1}])
