@@ -39,6 +39,11 @@ def number_of(image: NDArray[np.uint8]) -> int:
     return sum(1 << bit for bit, level in enumerate(bars) if level > 120)
 
 
+def numbers_of(images: NDArray[np.uint8]) -> list[int]:
+    """The numbers of several images."""
+    return [number_of(image) for image in images]
+
+
 def state_of(episode: int, t: int) -> NDArray[np.float32]:
     """State of a frame."""
     return np.float32([0.1 * t + episode, np.sin(t), -t])

@@ -16,7 +16,6 @@ from pyarrow import parquet
 
 from selfalign.data.lerobot import LeRobotDataset
 from selfalign.data.lerobot_format import LeRobotError
-from selfalign.data.lerobot_video import read_frames
 from selfalign.data.spec import Dimension
 from tests.fakes.lerobot_dataset import (
     FPS,
@@ -26,16 +25,13 @@ from tests.fakes.lerobot_dataset import (
     action_of,
     frame_of,
     number_of,
+    numbers_of,
     state_of,
     write_v21,
     write_video,
 )
 
 FRONT = "observation.images.front"
-
-
-def numbers(images: np.ndarray) -> list[int]:
-    return [number_of(image) for image in images]
 
 
 def edit_info(root: Path, **fields: Any) -> None:
@@ -59,7 +55,9 @@ def test_every_frame_comes_with_its_own_state_action_and_task(
     assert [entry.length for entry in dataset.episodes] == list(written.lengths)
     for episode, length in enumerate(written.lengths):
         part = dataset.read(episode)
-        assert numbers(part.images["front"]) == [written.number(episode, t) for t in range(length)]
+        assert numbers_of(part.images["front"]) == [
+            written.number(episode, t) for t in range(length)
+        ]
         assert np.array_equal(part.state, [state_of(episode, t) for t in range(length)])
         assert np.array_equal(part.action, [action_of(episode, t) for t in range(length)])
         assert part.instructions == (written.tasks[episode % 2],) * length
@@ -74,7 +72,7 @@ def test_any_part_of_an_episode_can_be_read(tmp_path: Path) -> None:
     for start in range(9):
         for stop in range(start + 1, 10):
             part = dataset.read(2, start, stop)
-            assert numbers(part.images["front"]) == [
+            assert numbers_of(part.images["front"]) == [
                 written.number(2, t) for t in range(start, stop)
             ]
             assert np.array_equal(part.action, [action_of(2, t) for t in range(start, stop)])
@@ -129,54 +127,9 @@ def test_frames_are_found_by_their_time_also_where_rows_are_missing(tmp_path: Pa
     rows[0][f"videos/{FRONT}/to_timestamp"] = 0.7
     table = pa.Table.from_pylist(rows)
     parquet.write_table(table, tmp_path / "meta/episodes/chunk-000/file-000.parquet")
-    assert numbers(dataset.read(0, 0, 2).images["front"]) == [1, 2]
+    assert numbers_of(dataset.read(0, 0, 2).images["front"]) == [1, 2]
     again = LeRobotDataset(tmp_path)
-    assert numbers(again.read(0).images["front"]) == [1, 2, 5, 6, 7]
-
-
-@pytest.mark.parametrize(
-    ("codec", "options"),
-    [
-        ("libx264", {"g": "8", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}),
-        ("libx264", {"g": "8", "bf": "3", "x264-params": "b-adapt=0:scenecut=0:open-gop=1"}),
-        ("libx264", {"g": "2", "bf": "0"}),
-        ("mpeg4", {"g": "12", "q:v": "2"}),
-    ],
-)
-def test_every_frame_of_a_video_is_found_by_its_time(
-    tmp_path: Path, codec: str, options: dict[str, str]
-) -> None:
-    file = tmp_path / "video.mp4"
-    write_video(file, [frame_of(n) for n in range(1, 42)], codec=codec, options=options)
-    for t in range(41):
-        images = read_frames(file, np.array([t / FPS]), 0.025)
-        assert numbers(images) == [t + 1]
-    rows = np.array([3, 4, 9, 30, 40])
-    assert numbers(read_frames(file, rows / FPS, 0.025)) == (rows + 1).tolist()
-
-
-def test_the_nearest_frame_is_taken_where_several_are_near_enough(tmp_path: Path) -> None:
-    file = tmp_path / "video.mp4"
-    images = [frame_of(n) for n in range(1, 9)]
-    write_video(file, images, codec="libx264", options={"g": "4", "bf": "2"})
-    # The dataset runs at a quarter of the video's rate: its tolerance spans several frames.
-    assert numbers(read_frames(file, np.array([0.0, 0.42]), 0.24)) == [1, 5]
-
-
-def test_colours_are_red_green_blue(tmp_path: Path) -> None:
-    file, red = tmp_path / "video.mp4", np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    red[..., 0] = 220
-    write_video(file, [red], codec="libx264", options={"crf": "1"})
-    (image,) = read_frames(file, np.array([0.0]), 0.025)
-    assert np.abs(image.astype(int) - red).max() < 12
-
-
-@pytest.mark.parametrize("wanted", [0.15, 4.0])
-def test_a_time_without_a_frame_is_refused(tmp_path: Path, wanted: float) -> None:
-    file = tmp_path / "video.mp4"
-    write_video(file, [frame_of(n) for n in range(8)], codec="libx264", options={"bf": "2"})
-    with pytest.raises(LeRobotError, match=r"video.mp4: no frame at .* s: the nearest is at"):
-        read_frames(file, np.array([wanted]), 0.025)
+    assert numbers_of(again.read(0).images["front"]) == [1, 2, 5, 6, 7]
 
 
 def test_spec_is_that_of_features_and_statistics(tmp_path: Path) -> None:
@@ -255,7 +208,7 @@ def test_version_21_reads_the_same(tmp_path: Path) -> None:
     assert old.spec == new.spec
     for episode in range(3):
         one, other = old.read(episode), new.read(episode)
-        assert numbers(one.images["front"]) == numbers(other.images["front"])
+        assert numbers_of(one.images["front"]) == numbers_of(other.images["front"])
         assert np.array_equal(one.action, other.action)
         assert one.instructions == other.instructions
 
