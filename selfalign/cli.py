@@ -275,6 +275,8 @@ def _spec(arguments: argparse.Namespace) -> None:
         print(f"camera   {camera.name}: {camera.height} x {camera.width} pixels (rows x columns)")
     _print_dimensions("state", spec.state)
     _print_dimensions("action", spec.action)
+    if spec.targets:
+        print(f"targets  {', '.join(spec.targets)}: seen by their change since the last command")
     if spec.default_instruction:
         print(f"default instruction: {spec.default_instruction}")
 

@@ -92,7 +92,7 @@ class DatasetSource:
         self._state_mask = aligned_numbers((d.name for d in spec.state), config.state_dim)
         count = len(frames.episodes)
         transitions, chunks = (
-            [frames.starts(e, stride, spec.period_ns) for e in range(count)]
+            [frames.starts(e, stride, spec) for e in range(count)]
             for stride in (config.stride, config.horizon - 1)
         )
         held_out = max(1, round(_HELD_OUT * count))
@@ -198,7 +198,9 @@ class DatasetSource:
     ) -> NDArray[np.float32]:
         """The normalised actions [B, steps, A] from each row on, in the embodiment's numbering."""
         raw = self.frames.action[rows[:, None] + np.arange(steps)]
-        return embodiment.numbering.apply(self.io.numbers.actions(raw, self.frames.state[rows]))
+        last = self.frames.action[rows - 1] if self.io.rows_before else None
+        numbers = self.io.numbers.actions(raw, self.frames.state[rows], last)
+        return embodiment.numbering.apply(numbers)
 
     def _state(self, rows: NDArray[np.int64]) -> Tensor:
         return self._tensor(self.io.numbers.state(self.frames.state[rows]))

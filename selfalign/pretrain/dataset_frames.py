@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from selfalign.data.lerobot import LeRobotDataset
 from selfalign.data.resize import resize_with_pad
-from selfalign.data.transitions import transition_starts
+from selfalign.data.spec import RobotSpec
+from selfalign.data.transitions import robot_starts, rows_before
 
 _BLOCK = 128
 
@@ -61,13 +62,13 @@ class DatasetFrames:
             **numbers,
         )
 
-    def starts(self, episode: int, stride: int, period_ns: int) -> NDArray[np.int64]:
-        """Rows of an episode from which `stride` steps follow without a gap."""
+    def starts(self, episode: int, stride: int, spec: RobotSpec) -> NDArray[np.int64]:
+        """Rows of an episode from which `stride` steps follow without a gap, as `robot_starts`."""
         first, last = self.episodes[episode]
-        if stride == 0:
+        if stride + rows_before(spec) == 0:
             return np.arange(first, last)
         times = self.t_ns[first:last]
-        return first + transition_starts(times, len(times), stride=stride, period_ns=period_ns)
+        return first + robot_starts(spec, times, len(times), stride=stride)
 
 
 _NUMBERS = ("state", "action", "t_ns", "task")

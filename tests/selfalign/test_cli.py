@@ -110,6 +110,12 @@ def test_spec_shows_what_it_declares(spec_file: Path, capsys: pytest.CaptureFixt
     assert "touch the red cube" in out
 
 
+def test_spec_names_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path(__file__).parents[2] / "server" / "specs" / "panda_joints.yaml"
+    assert main(["spec", str(shipped)]) == 0
+    assert "\ntargets  joint_1, joint_2, joint_3" in capsys.readouterr().out
+
+
 def test_spec_as_yaml_can_be_read_again(
     spec_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from selfalign.align.robot_io import RobotIO
 from selfalign.cli import main
 from selfalign.data.lerobot import LeRobotDataset
 from selfalign.data.observation import Observation
+from selfalign.data.spec import RobotSpec
 from selfalign.errors import ModelError, StoreError
 from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.config import ModelConfig, dummy_config
@@ -204,6 +205,27 @@ def test_transition_holds_prefix_actions_and_feature_of_its_rows(
         torch.testing.assert_close(got, expected.now.key_values[0], **close)
         got = batch.feature_change[index]
         torch.testing.assert_close(got, expected.feature_change[0], **close)
+
+
+def test_targets_of_a_dataset_are_seen_by_their_changes(
+    source: DatasetSource, dataset: Path
+) -> None:
+    plain = LeRobotDataset(dataset).spec
+    names = [dimension.name for dimension in plain.action]
+    marks = {"max_step": [0.5, None, None], "targets": names[:1]}
+    spec = RobotSpec.from_mapping(plain.model_dump(mode="json") | marks)
+    targets = DatasetSource(source.policy, source.frames, spec)
+    embodiment = targets.draw(1, 1, 1.0, Stage1Config())
+    rows = np.concatenate([embodiment.support, embodiment.query])
+    begins = {first for first, _ in source.frames.episodes}
+    # Nothing is known before the first frame of an episode.
+    assert begins.isdisjoint({*rows.tolist(), *embodiment.chunks.tolist()})
+    assert {row + 1 for row in begins} & {*rows.tolist()}
+    chunk = targets.demonstrations([embodiment], np.random.default_rng(0), 5)[2]
+    drawn = np.random.default_rng(0).choice(embodiment.chunks, 5)
+    for index, row in enumerate(drawn):
+        wanted = np.diff(source.frames.action[row - 1 : row + 4, 0]) / 0.5
+        np.testing.assert_allclose(chunk[index, :, 0], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_chunk_is_what_was_sent_from_the_frame_on(source: DatasetSource, init: Path) -> None:
