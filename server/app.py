@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from server import problems
 from server.drain import Drain
+from server.head import HeadAsGet
 from server.hosts import allowed_hosts
 from server.origin import SameOrigin
 from server.routes import act, align, health, info, openpi, play, robots, w
@@ -47,6 +48,7 @@ def create_app(settings: Settings, runtime: Runtime | None = None) -> FastAPI:
     app.state.drain = Drain()
     app.add_middleware(SameOrigin, hosts=allowed_hosts(settings))
     app.add_middleware(ReadFirst)
+    app.add_middleware(HeadAsGet)
     problems.install(app)
     for module in (act, play, align, w, robots, info, health, openpi):
         app.include_router(module.router)

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from selfalign.errors import SelfAlignError
 from server.body import parse, read_body, reply, request_format
 from server.events import parse_event_id, server_sent
+from server.head import is_head
 from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body, request_body
 from server.wire.messages import read_request
@@ -130,7 +131,7 @@ async def get_align(request: Request, session: str) -> Response:
         **problems("unknown-session"),
     },
 )
-async def align_events(request: Request, session: str) -> StreamingResponse:
+async def align_events(request: Request, session: str) -> Response:
     """Everything that happens in a session, from its start, or from `Last-Event-ID` on.
 
     Event ids are `<session>:<number>`; the data are JSON. The stream ends after `end`.
@@ -138,10 +139,14 @@ async def align_events(request: Request, session: str) -> StreamingResponse:
     runtime: Runtime = request.app.state.runtime
     log = runtime.sessions.log(session)
     after = parse_event_id(session, request.headers.get("last-event-id"))
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    if is_head(request):
+        # A session may run for hours.
+        return Response(headers=headers, media_type="text/event-stream")
     return StreamingResponse(
         _stream(log, after, request.app.state.drain),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers=headers,
     )
 
 
