@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from client.commands import align, play, robot, w
+from client.commands.status import status as show_status
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ClientError
 from client.retry import Backoff
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    status = _command(commands, "status", robot.status, "what the server is and serves")
+    status = _command(commands, "status", show_status, "what the server is and serves")
     status.add_argument("--json", action="store_true", help="as JSON")
     _act(_command(commands, "act", robot.act, "ask for one chunk of actions"))
     _play(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from tqdm import tqdm
 
 from client.endpoint import Endpoint
-from client.errors import ClientError
+from client.errors import ClientError, ServerProblem
 from client.operator_client import OperatorClient
 from client.tables import duration, table
 from server.wire.operator import (
@@ -21,6 +21,11 @@ from server.wire.operator import (
     EpisodeSource,
     LossSwitches,
 )
+
+_NONE_YET: Final = "no session yet; begin one with: selfalign-client align start"
+# States as people say them, where the session says no more itself.
+_STATES: Final = {"queued": "waiting", "running": "aligning", "gating": "judging the candidate"}
+_LONGEST_WHY: Final = 100
 
 
 def start(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
@@ -52,6 +57,9 @@ def list_sessions(endpoint: Endpoint, _: argparse.Namespace) -> int:
     """Print all sessions."""
     with OperatorClient(endpoint) as operator:
         sessions = operator.align.list()
+    if not sessions:
+        print(_NONE_YET)
+        return 0
     rows = [
         [
             item.id,
@@ -63,10 +71,13 @@ def list_sessions(endpoint: Endpoint, _: argparse.Namespace) -> int:
             item.held_out.before if item.held_out else None,
             item.held_out.after if item.held_out else None,
             item.candidate,
+            item.note,
+            _shortened(item.error or item.detail),
         ]
         for item in sessions
     ]
     head = ["session", "robot", "state", "steps", "play", "time", "loss before", "after", "W"]
+    head += ["note", "why"]
     print(table(head, rows))
     return 0
 
@@ -77,20 +88,27 @@ def progress(events: Iterable[AlignEvent], *, total: int | None, quiet: bool = F
     Args:
         events: From `AlignCommands.watch`.
         total: Steps of the budget, if it is in steps.
-        quiet: Draw nothing.
+        quiet: Draw nothing. Nothing is drawn into a file either.
     """
-    with tqdm(total=total, desc="align", unit="step", leave=False, disable=quiet) as bar:
+    hidden = True if quiet else None
+    with tqdm(total=total, desc="align", unit="step", leave=False, disable=hidden) as bar:
         for event in events:
             if event.event == "progress":
                 bar.update(int(event.data.get("step", bar.n)) - bar.n)
                 bar.set_postfix(_shown_losses(event.data.get("losses", {})), refresh=False)
             elif event.event == "state":
                 data = event.data
-                bar.set_description(str(data.get("detail") or data.get("state", "align")))
+                state = str(data.get("state", "align"))
+                bar.set_description(str(data.get("detail") or _STATES.get(state, state)))
 
 
-def summary(session: AlignSession) -> str:
-    """How a session ended, in a few lines."""
+def summary(session: AlignSession, *, serving: int | None = None) -> str:
+    """How a session ended, in a few lines.
+
+    Args:
+        session: As it is now.
+        serving: The version of W that serves its robot now; None if that is not known.
+    """
     lines = [
         f"session {session.id}: {session.state} after {session.step} steps "
         f"and {duration(session.elapsed_s)}, on {session.play_steps} play steps"
@@ -105,23 +123,43 @@ def summary(session: AlignSession) -> str:
     if session.error and not (refusals and session.state == "rejected"):
         lines.append(session.error)
     if session.candidate is not None:
-        lines.append(f"W version {session.candidate}{_what_next(session)}")
+        lines.append(f"W version {session.candidate}{_what_next(session, serving)}")
     return "\n".join(lines)
 
 
-def _what_next(session: AlignSession) -> str:
-    if session.state != "succeeded":
-        return " is kept, but does not serve"
-    if session.promotion == "auto":
+def ending(session: AlignSession) -> str:
+    """How a session ended, in a line."""
+    made = "" if session.candidate is None else f", W version {session.candidate}"
+    why = f": {_shortened(session.error)}" if session.error else ""
+    return f"session {session.id} {session.state}{made}{why}"
+
+
+def _what_next(session: AlignSession, serving: int | None) -> str:
+    if serving is not None and serving == session.candidate:
         return " is active"
+    serves = "" if serving is None else f"; version {serving} serves"
+    if session.state != "succeeded":
+        return f" is kept, but does not serve{serves}"
+    if session.promotion == "auto":
+        return f" became active{serves}"
     return f" is ready: selfalign-client w activate {session.candidate} --robot {session.robot}"
 
 
 def _follow(operator: OperatorClient, session: AlignSession) -> int:
     progress(operator.align.watch(session.id), total=session.steps)
     ended = operator.align.get(session.id)
-    print(summary(ended))
+    print(summary(ended, serving=_serving(operator, ended)))
     return 0 if ended.state == "succeeded" else 1
+
+
+def _serving(operator: OperatorClient, session: AlignSession) -> int | None:
+    if session.candidate is None:
+        return None
+    try:
+        return operator.w.list(robot=session.robot).active
+    except ServerProblem:
+        # A robot that the server does not know any more.
+        return None
 
 
 def _session(operator: OperatorClient, session: str | None) -> AlignSession:
@@ -129,7 +167,7 @@ def _session(operator: OperatorClient, session: str | None) -> AlignSession:
         return operator.align.get(session)
     newest = operator.align.list()
     if not newest:
-        raise ClientError("no session yet; begin one with: selfalign-client align start")
+        raise ClientError(_NONE_YET)
     return newest[0]
 
 
@@ -147,6 +185,12 @@ def _request(arguments: argparse.Namespace) -> AlignRequest:
         promotion="manual" if arguments.manual else "auto",
         note=arguments.note,
     )
+
+
+def _shortened(text: str) -> str:
+    """The first line of a text, cut where it is long; `align watch` shows all of it."""
+    line = text.partition("\n")[0]
+    return line if len(line) <= _LONGEST_WHY else f"{line[: _LONGEST_WHY - 3]}..."
 
 
 def _shown_losses(losses: dict[str, Any]) -> dict[str, str]:

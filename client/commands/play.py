@@ -24,7 +24,9 @@ def send(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
         RobotClient(endpoint, robot=arguments.robot) as client,
         client.play(meta={"file": arguments.file.name}) as recorder,
     ):
-        steps = tqdm(file.steps(), total=len(file), desc="play", unit="step", leave=False)
+        steps = tqdm(
+            file.steps(), total=len(file), desc="play", unit="step", leave=False, disable=None
+        )
         for observation, action, t_ns in steps:
             recorder.step(observation, action, t_ns=t_ns)
     for episode in recorder.episodes:
@@ -36,8 +38,11 @@ def list_episodes(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     """Print what has been recorded, of all robots or of one, and the room that is left."""
     with OperatorClient(endpoint) as operator:
         found = operator.episodes(robot=arguments.robot)
-    print(_episode_table(found.episodes))
-    print(f"\n{play_line(found)}")
+    if found.episodes:
+        print(f"{_episode_table(found.episodes)}\n")
+    else:
+        print("no play recorded yet; send some with: selfalign-client play --from FILE.npz")
+    print(play_line(found))
     return 0
 
 

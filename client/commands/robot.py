@@ -1,4 +1,4 @@
-"""`status`, `act` and `robot`: what a robot says and is told."""
+"""`act` and `robot`: what a robot says and is told."""
 
 from __future__ import annotations
 
@@ -11,39 +11,13 @@ from typing import Any
 import numpy as np
 
 from client.chunk import ActionChunk, Observation
-from client.commands.play import play_line
 from client.endpoint import Endpoint
 from client.errors import ClientError
-from client.operator_client import OperatorClient, ServerStatus
+from client.operator_client import OperatorClient
 from client.robot_client import RobotClient
-from client.tables import duration, table
+from client.tables import table
 from server.wire.codec import dump_json
 from server.wire.messages import RobotReply
-
-
-def status(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
-    """Print what the server is and serves."""
-    with OperatorClient(endpoint) as operator:
-        found = operator.status(robot=arguments.robot)
-    if arguments.json:
-        print(json.dumps(_plain(found)))
-        return 0
-    model = found.info.model
-    print(
-        f"{endpoint.http_url}  {found.info.name} {found.info.version}, "
-        f"up {duration(found.info.uptime_s)}, alignment {found.info.align_mode}"
-    )
-    print(
-        f"model {model.variant} ({model.flavour}), {model.parameters:,} parameters, W "
-        f"{model.w_parameters:,}, {model.image_size} px, {model.horizon} steps, {model.device}, "
-        f"{model.base_sha256[:12]}\n"
-    )
-    print(_robot_table(found.info.robots))
-    running = [session for session in found.sessions if not session.is_final]
-    for session in running:
-        print(f"\naligning {session.robot}: {session.id} {session.state}, step {session.step}")
-    print(f"\n{play_line(found.play)}")
-    return 0
 
 
 def act(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
@@ -67,8 +41,7 @@ def list_robots(endpoint: Endpoint, _: argparse.Namespace) -> int:
     """Print the robots that the server knows."""
     with OperatorClient(endpoint) as operator:
         found = operator.robots()
-    print(_robot_table(found.robots))
-    print(f"\ndefault: {found.default}")
+    print(robot_table(found.robots, default=found.default))
     return 0
 
 
@@ -81,16 +54,8 @@ def add(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(found: ServerStatus) -> dict[str, Any]:
-    return {
-        "info": found.info.model_dump(mode="json"),
-        "w": [item.model_dump(mode="json") for item in found.versions],
-        "sessions": [item.model_dump(mode="json") for item in found.sessions],
-        "play": found.play.model_dump(mode="json"),
-    }
-
-
-def _robot_table(robots: list[RobotReply]) -> str:
+def robot_table(robots: list[RobotReply], *, default: str | None = None) -> str:
+    """Robots, the W that serves each, and how many numbers and images it sends."""
     rows = []
     for item in robots:
         spec = item.spec
@@ -98,8 +63,9 @@ def _robot_table(robots: list[RobotReply]) -> str:
             f"{camera['name']} {camera['height']}x{camera['width']}" for camera in spec["cameras"]
         )
         numbers = (len(spec["state"]), len(spec["action"]), f"{spec['rate_hz']:g} Hz")
-        rows.append([item.robot, item.w_version, item.w_sha256[:12], *numbers, cameras])
-    return table(["robot", "W", "sha256", "state", "action", "rate", "cameras"], rows)
+        name = f"{item.robot} (default)" if item.robot == default else item.robot
+        rows.append([name, item.w_version, item.w_sha256[:12], *numbers, cameras])
+    return table(["robot", "W", "sha256", "states", "actions", "rate", "cameras"], rows)
 
 
 def _spec(client: RobotClient, robot: str | None) -> dict[str, Any]:

@@ -22,15 +22,17 @@ def list_versions(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
             item.parent,
             item.steps,
             item.play_steps,
-            item.metrics.get("alignment/total"),
+            item.metrics.get("held_out_before/total"),
+            item.metrics.get("held_out_after/total"),
             size(item.nbytes),
-            item.created_at[:19] if item.version else None,
+            item.created_at[:19].replace("T", " ") if item.version else None,
             item.sha256[:12],
             item.note,
         ]
         for item in found.versions
     ]
-    head = ["W", "status", "parent", "steps", "play", "loss", "size", "made", "sha256", "note"]
+    head = ["W", "status", "parent", "steps", "play", "loss before", "after", "size"]
+    head += ["made (UTC)", "sha256", "note"]
     print(f"robot {found.robot}, version {found.active} serves\n")
     print(table(head, rows))
     return 0

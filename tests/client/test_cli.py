@@ -14,7 +14,6 @@ from server.wire.codec import unpack
 from server.wire.images import decode_image, encode_png
 from tests.fakes.http_server import Answer, http_server
 from tests.fakes.server_replies import (
-    EPISODES,
     INFO,
     ROBOT,
     SNAPSHOT,
@@ -38,27 +37,6 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 
 def served(answers: dict[str, Any]) -> Any:
     return http_server({"GET /info": Answer(INFO)} | answers)
-
-
-def test_status_shows_model_robots_running_session_and_play(capsys: Any) -> None:
-    answers = {
-        "GET /w": Answer(VERSIONS),
-        "GET /align": Answer({"sessions": [session("running", step=7)]}),
-        "GET /play": Answer(EPISODES),
-    }
-    with served(answers) as fake:
-        code, out, _ = run(capsys, "status", "--url", fake.url)
-        as_json = run(capsys, "status", "--url", fake.url, "--json")[1]
-    assert code == 0
-    for expected in (
-        "dummy (pi0)",
-        "up 1 min 15 s",
-        "front 4x6",
-        "s-1 running, step 7",
-        "130 steps",
-    ):
-        assert expected in out
-    assert json.loads(as_json)["w"][0]["active"] == 1
 
 
 def test_no_server_is_one_line_and_code_1(capsys: Any) -> None:
@@ -185,6 +163,7 @@ def align_answers(state: str, **changes: Any) -> dict[str, Any]:
         "GET /align/s-1": Answer(session(state, **changes)),
         "GET /align/s-1/events": Answer(stream, media_type="text/event-stream"),
         "POST /align/s-1/stop": Answer(session("stopped"), status=202),
+        "GET /w": Answer(VERSIONS),
     }
 
 
@@ -208,12 +187,12 @@ def test_align_that_is_rejected_says_by_which_gate_and_is_code_1(capsys: Any) ->
     check = {"name": "held_out", "passed": False, "message": "0.9 is no better than 0.8"}
     gates = {"passed": False, "checks": [check]}
     error = "the gates rejected the candidate: 0.9 is no better than 0.8"
-    with served(align_answers("rejected", gates=gates, error=error)) as fake:
+    with served(align_answers("rejected", gates=gates, error=error, candidate=2)) as fake:
         code, out, _ = run(capsys, "align", "watch", "--url", fake.url)
     assert code == 1
     assert out.count("0.9 is no better than 0.8") == 1
     assert "gate held_out refused it: 0.9 is no better than 0.8" in out
-    assert "does not serve" in out
+    assert "W version 2 is kept, but does not serve; version 1 serves" in out
 
 
 def test_align_start_without_follow_says_how_to(capsys: Any) -> None:
@@ -228,23 +207,55 @@ def test_align_start_without_follow_says_how_to(capsys: Any) -> None:
 
 
 def test_align_manual_waits_for_activation(capsys: Any) -> None:
-    with served(align_answers("succeeded", promotion="manual")) as fake:
+    with served(align_answers("succeeded", promotion="manual", candidate=2)) as fake:
         _, out, _ = run(capsys, "align", "start", "--manual", "--follow", "--url", fake.url)
-    assert "w activate 1 --robot arm" in out
+    assert "w activate 2 --robot arm" in out
 
 
 def test_align_stop_and_list(capsys: Any) -> None:
     with served(align_answers("failed", error="worker died")) as fake:
         assert run(capsys, "align", "stop", "--url", fake.url)[1] == "session s-1: stopped\n"
-        assert "failed" in run(capsys, "align", "list", "--url", fake.url)[1]
+        listed = run(capsys, "align", "list", "--url", fake.url)[1]
+        assert "failed" in listed
+        assert listed.endswith("worker died\n"), "why it ended stands in the list"
         assert "worker died" in run(capsys, "align", "watch", "s-1", "--url", fake.url)[1]
 
 
-def test_align_watch_without_any_session_says_how_to_begin(capsys: Any) -> None:
+def test_a_version_that_no_longer_serves_is_not_called_active(capsys: Any) -> None:
+    answers = align_answers("succeeded") | {"GET /w": Answer(VERSIONS | {"active": 3})}
+    with served(answers) as fake:
+        _, out, _ = run(capsys, "align", "watch", "s-1", "--url", fake.url)
+    assert "W version 1 became active; version 3 serves" in out
+
+
+def test_a_session_of_a_robot_that_is_gone_can_be_looked_at(capsys: Any) -> None:
+    answers = align_answers("succeeded")
+    del answers["GET /w"]
+    with served(answers) as fake:
+        code, out, _ = run(capsys, "align", "watch", "s-1", "--url", fake.url)
+    assert code == 0
+    assert out.endswith("W version 1 became active\n")
+
+
+def test_long_reasons_are_cut_in_the_list_of_sessions(capsys: Any) -> None:
+    with served(align_answers("failed", error="x" * 300)) as fake:
+        listed = run(capsys, "align", "list", "--url", fake.url)[1]
+        watched = run(capsys, "align", "watch", "--url", fake.url)[1]
+    assert f"{97 * 'x'}...\n" in listed
+    assert 300 * "x" in watched
+
+
+def test_without_any_session_it_is_said_how_to_begin(capsys: Any) -> None:
     with served({"GET /align": Answer({"sessions": []})}) as fake:
         code, _, err = run(capsys, "align", "watch", "--url", fake.url)
-    assert code == 1
-    assert "align start" in err
+        assert (code, "align start" in err) == (1, True)
+        code, out, _ = run(capsys, "align", "list", "--url", fake.url)
+        assert (code, "align start" in out) == (0, True)
+
+
+def test_a_bar_is_drawn_for_people_only(capsys: Any) -> None:
+    with served(align_answers("succeeded")) as fake:
+        assert run(capsys, "align", "watch", "--url", fake.url)[2] == ""
 
 
 def test_w_commands(capsys: Any, tmp_path: Path) -> None:
@@ -286,7 +297,7 @@ def test_robot_add_reads_a_spec_file(capsys: Any, tmp_path: Path, name: str, tex
 def test_robot_list(capsys: Any) -> None:
     body = {"default": "arm", "robots": [ROBOT]}
     with served({"GET /robots": Answer(body)}) as fake:
-        assert "default: arm" in run(capsys, "robot", "list", "--url", fake.url)[1]
+        assert "arm (default)" in run(capsys, "robot", "list", "--url", fake.url)[1]
 
 
 def play_file(steps: int) -> PlayFile:

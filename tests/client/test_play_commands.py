@@ -113,3 +113,11 @@ def test_play_without_anything_says_what_there_is(capsys: Any) -> None:
     assert code == 1
     assert "--from FILE.npz" in err
     assert "list, delete" in err
+
+
+def test_an_empty_store_says_how_to_fill_it(capsys: Any) -> None:
+    with http_server({"GET /play": Answer({**FOUND, "episodes": [], "used_bytes": 0})}) as fake:
+        code, out, _ = run(capsys, "play", "list", "--url", fake.url)
+    assert code == 0
+    assert out.startswith("no play recorded yet; send some with: selfalign-client play --from")
+    assert "0 B of at most 4.0 GB" in out
