@@ -42,6 +42,11 @@ ACT_CONTINUED_EXAMPLE: Final[dict[str, Any]] = ACT_EXAMPLE | {
     "inference_delay": 1,
     "execution_horizon": 2,
 }
+# Joint targets: the policy says how they change, and the answer goes on from the last command.
+ACT_TARGETS_EXAMPLE: Final[dict[str, Any]] = ACT_EXAMPLE | {
+    "robot": "panda_joints",
+    "previous_action": [0.0, -0.28, 0.0, -2.18, 0.0, 2.01, 0.8, 0.08],
+}
 
 
 def schema_of(model: type[Any], *, mode: str = "validation") -> dict[str, Any]:
@@ -119,7 +124,10 @@ def _inline(value: Any, definitions: dict[str, Any]) -> Any:
 
 
 ACT_BODY: Final = request_body(
-    ActRequest, observation=ACT_EXAMPLE, continuing_a_chunk=ACT_CONTINUED_EXAMPLE
+    ActRequest,
+    observation=ACT_EXAMPLE,
+    continuing_a_chunk=ACT_CONTINUED_EXAMPLE,
+    going_on_from_the_last_command=ACT_TARGETS_EXAMPLE,
 )
 ACT_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
     200: reply_body(ActReply, "A chunk of actions", _REPLY_EXAMPLE),

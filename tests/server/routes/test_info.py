@@ -104,8 +104,8 @@ def test_act_is_documented_with_examples(operations: dict[str, dict[str, Any]]) 
 
 
 def test_every_example_of_a_request_can_be_sent_as_it_stands(tmp_path: Path) -> None:
-    shipped = RobotSpec.from_file(SHIPPED_SPECS / "panda.yaml")
-    runtime = make_runtime(tmp_path, shipped)
+    names = ("panda.yaml", "panda_joints.yaml")
+    runtime = make_runtime(tmp_path, *(RobotSpec.from_file(SHIPPED_SPECS / n) for n in names))
     sent: dict[str, list[Any]] = {}
     with serving(runtime) as client:
         api = client.get("/openapi.json").json()
