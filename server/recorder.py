@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -36,6 +37,8 @@ _RING_HALF_FULL = 0.5
 _REMEMBERED = 256
 # How often the recorder looks into the ring when nobody wakes it.
 _LOOK_S = 0.2
+# How often sealing is tried again where the disk refused.
+_AGAIN_S = 10.0
 
 
 @final
@@ -84,6 +87,10 @@ class Recorder:
         self._ended: dict[str, int] = {}
         # Those of which the server knows that no step can be added.
         self._refused: dict[str, int] = {}
+        # Those given up that the disk refused to seal, and when that is tried again.
+        self._unsealed: dict[str, EpisodeWriter] = {}
+        self._again_s = 0.0
+        self._is_sweeping = False
 
     def resume(self, episodes: Iterable[str], ended: Mapping[str, int] | None = None) -> None:
         """Go on where the recorder before this one ended.
@@ -102,6 +109,11 @@ class Recorder:
             except UnknownEpisode:
                 self._tell_if_sealed(episode)
 
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether files of deleted episodes are still to be removed: the next turn has work."""
+        return self._is_sweeping
+
     def turn(self) -> None:
         """Handle every record that waits, write what has waited too long, give room back."""
         start = self._ring.position
@@ -115,12 +127,15 @@ class Recorder:
                 self._write(episode, live, live.writer.flush)
             elif now - live.touched_s >= self._idle_s:
                 self._seal(episode, live, reason="idle")
+        self._seal_later(now)
         self._tell_durable()
         self._give_back()
+        self._is_sweeping = self._store.sweep()
 
     def answer(self, asked: dict[str, Any]) -> None:
         """Do what the server asks of the store, and tell it."""
         self._send(answer(self._store, asked))
+        self._is_sweeping = True
 
     def close(self) -> None:
         """Seal every open episode."""
@@ -212,8 +227,22 @@ class Recorder:
             length = live.writer.seal(discard_pending=True).length
         except StoreError as error:
             length = live.writer.durable
-            logger.warning("episode %s is left for recovery at the next start: %s", episode, error)
+            self._unsealed[episode] = live.writer
+            self._again_s = self._clock() + _AGAIN_S
+            logger.warning("episode %s is not sealed yet: %s", episode, error)
         self._tell_failed(episode, code, message, length=length)
+
+    def _seal_later(self, now: float) -> None:
+        """Seal what the disk refused to, once it takes it: until then it cannot be deleted."""
+        if not self._unsealed or now < self._again_s:
+            return
+        self._again_s = now + _AGAIN_S
+        for episode, writer in list(self._unsealed.items()):
+            # Refused again: the next time, or recovery at the next start.
+            with suppress(StoreError):
+                length = writer.seal(discard_pending=True).length
+                del self._unsealed[episode]
+                logger.info("episode %s is sealed at %d steps after all", episode, length)
 
     def _tell_failed(self, episode: str, code: str, message: str, *, length: int = 0) -> None:
         """Tell why an episode takes no steps. Once: those that follow are passed over."""
@@ -302,7 +331,8 @@ def record(link: Link, config: dict[str, Any]) -> None:
     link.send({"type": "ready"})
     is_asked_to_leave = False
     while not is_asked_to_leave:
-        messages += _heard(link, config["wake"], min(_LOOK_S, config["flush_s"]))
+        patience_s = 0.0 if recorder.is_sweeping else min(_LOOK_S, config["flush_s"])
+        messages += _heard(link, config["wake"], patience_s)
         link.beat()
         # First what is in the ring: an episode that has ended may be deleted.
         recorder.turn()

@@ -164,7 +164,7 @@ class Sessions:
             self._worker.submit(job)
             return session
         except BaseException:
-            self._release(session_id)
+            self._give_up(session_id)
             raise
         finally:
             self._starting = False
@@ -219,6 +219,13 @@ class Sessions:
             # One that went between the choice and the hold is not chosen again.
             if are_there(root, episodes):
                 return episodes
+
+    def _give_up(self, session_id: str) -> None:
+        """Undo the start of a session that could not be handed to the worker."""
+        with self._lock:
+            if self._job is not None and self._job.session == session_id:
+                self._finish("failed", error="the session could not be handed to the align worker")
+        self._release(session_id)
 
     def _release(self, session_id: str) -> None:
         if self._recordings is not None:

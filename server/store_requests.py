@@ -30,7 +30,8 @@ def answer(store: PlayStore, asked: Message) -> Message:
 
 def _delete(store: PlayStore, episodes: Sequence[str], *, pinned: bool) -> Message:
     try:
-        deleted = store.delete(*episodes, pinned=pinned)
+        # Many files take a while; the recorder removes them between the steps of play.
+        deleted = store.delete(*episodes, pinned=pinned, sweep=False)
     except EpisodeInUse as error:
         return {"code": "episode-in-use", "episode": error.episode, "use": error.use}
     except UnknownEpisode as error:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, final
@@ -64,6 +64,8 @@ class PlayShelf:
         self._disk_free = disk_free
         self.live: dict[str, EpisodeWriter] = {}
         self.held: frozenset[str] = frozenset()
+        # In the trash; their files are still to be removed.
+        self._doomed: deque[Path] = deque()
         self.waiting = {path.stem: size_on_disk(path) for path in self._folders.staging.iterdir()}
         self._quarantined = size_on_disk(self._folders.quarantine)
 
@@ -86,7 +88,7 @@ class PlayShelf:
         """
         sealed = self._reader.sealed_records()
         victims = [r for i, r in sorted(sealed.items()) if self._use_of(i) is None]
-        used, free = self.used_bytes(), self._disk_free(self._folders.root)
+        used, free = self.used_bytes(), self._free_bytes(nbytes)
         beyond_quota = used + nbytes - self._quota_bytes
         excess = max(beyond_quota, self._min_free_bytes + nbytes - free)
         spare = sum(victim.bytes for victim in victims)
@@ -100,11 +102,14 @@ class PlayShelf:
         while excess > 0:
             victim = victims.pop(0)
             logger.info("episode %s is deleted to make room", victim.id)
-            self._remove([victim.id])
+            self._bury([victim.id])
+            self.sweep_all()
             excess -= victim.bytes
 
     def delete(self, episode_ids: Iterable[str], *, pinned: bool) -> list[EpisodeRecord]:
         """Delete sealed episodes: all of them, or none where one must not be deleted.
+
+        Their files are there until they are swept away.
 
         Args:
             episode_ids: their names.
@@ -124,8 +129,22 @@ class PlayShelf:
             use = self._use_of(episode_id)
             if use is not None and not (pinned and use == "pinned"):
                 raise EpisodeInUse(episode_id, use)
-        self._remove(chosen)
+        self._bury(chosen)
         return [sealed[episode_id] for episode_id in chosen]
+
+    def sweep(self) -> bool:
+        """Remove the files of one deleted episode. Returns whether there are more."""
+        if self._doomed:
+            path = self._doomed.popleft()
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                logger.warning("%s is not removed completely; the next start tries again", path)
+        return bool(self._doomed)
+
+    def sweep_all(self) -> None:
+        """Remove the files of every deleted episode."""
+        while self.sweep():
+            pass
 
     def publish(self, path: Path, record: EpisodeRecord) -> EpisodeInfo:
         """Move a finished episode to the sealed ones. Raises OSError; then it did not move."""
@@ -138,22 +157,29 @@ class PlayShelf:
     def discard(self, path: Path) -> None:
         """Give up an episode that is being written. Raises OSError."""
         self.live.pop(path.stem, None)
-        _remove_files(self._bury(path))
+        self._move_to_trash(path)
+        self.sweep_all()
 
-    def _remove(self, episode_ids: list[str]) -> None:
-        """Delete sealed episodes: out of sight by a rename each, then file by file."""
-        doomed = [self._bury(self._folders.sealed_path(i)) for i in episode_ids]
+    def _bury(self, episode_ids: list[str]) -> None:
+        """Put sealed episodes out of sight. What is left of them, also recovery removes."""
+        for episode_id in episode_ids:
+            self._move_to_trash(self._folders.sealed_path(episode_id))
         # Before the first file goes, so that a power cut brings none back with parts missing.
         self._flush(", ".join(episode_ids), self._folders.episodes, self._folders.trash)
-        for path in doomed:
-            _remove_files(path)
 
-    def _bury(self, path: Path) -> Path:
-        """Move an episode to the trash, where recovery finishes what is left; return the place."""
+    def _move_to_trash(self, path: Path) -> None:
         doomed = self._folders.trash / path.name
         path.rename(doomed)
+        self._doomed.append(doomed)
         self._reader.unpin(path.stem)
-        return doomed
+
+    def _free_bytes(self, nbytes: int) -> int:
+        """Free space of the disk; where that is short, after what is deleted has been removed."""
+        free = self._disk_free(self._folders.root)
+        if self._doomed and free < self._min_free_bytes + nbytes:
+            self.sweep_all()
+            free = self._disk_free(self._folders.root)
+        return free
 
     def _use_of(self, episode_id: str) -> Use | None:
         """Why an episode must not be deleted, or None if it may be."""
@@ -187,12 +213,6 @@ class PlayShelf:
                 fsync_path(folder)
         except OSError as error:
             logger.warning("episode %s: its move is not flushed: %s", episodes, error)
-
-
-def _remove_files(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        logger.warning("%s is not removed completely; the next start tries again", path)
 
 
 def _mb(nbytes: int) -> str:

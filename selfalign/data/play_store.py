@@ -242,7 +242,9 @@ class PlayStore:
         """Keep exactly these from being deleted, until the next call or `close`."""
         self._shelf.held = frozenset(episode_ids)
 
-    def delete(self, *episode_ids: str, pinned: bool = False) -> tuple[EpisodeInfo, ...]:
+    def delete(
+        self, *episode_ids: str, pinned: bool = False, sweep: bool = True
+    ) -> tuple[EpisodeInfo, ...]:
         """Delete sealed episodes: all of them, or none where one must not be deleted.
 
         Their room counts as free at once. A crash leaves each of them whole or gone.
@@ -250,6 +252,7 @@ class PlayStore:
         Args:
             episode_ids: their names; one named twice counts once.
             pinned: delete pinned ones, too.
+            sweep: remove their files at once; else leave that to `sweep`, or to the next start.
 
         Returns:
             What they were, in the order given.
@@ -264,7 +267,13 @@ class PlayStore:
             records = self._shelf.delete(episode_ids, pinned=pinned)
         except OSError as error:
             raise StoreError(f"the disk refused to delete an episode: {error}") from error
+        if sweep:
+            self._shelf.sweep_all()
         return tuple(EpisodeInfo.of(record, pinned=False) for record in records)
+
+    def sweep(self) -> bool:
+        """Remove the files of one deleted episode. Returns whether there are more to remove."""
+        return self._shelf.sweep()
 
     def used_bytes(self) -> int:
         """What counts against the quota: episodes, open ones too, and quarantine [byte]."""

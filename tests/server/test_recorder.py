@@ -1,6 +1,5 @@
 """The recorder: from the ring to the store, whatever dies when. Driven step by step, no process."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,77 +10,9 @@ import pytest
 from selfalign.data.episode_layout import CAPACITY
 from selfalign.data.play_store import PlayStore
 from server.play_records import Begin, End, Flush, Step, decode, encode
-from server.recorder import Recorder
-from server.ring import RingMemory, RingReader, RingWriter
-from tests.fakes.play_steps import assert_is_steps, small_spec, step
-
-SPEC = small_spec()
-BLOCK = 16
-
-
-class Desk:
-    """A ring, a store and a recorder; `restart` kills the recorder and starts the next."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.memory = RingMemory.create(1 << 20)
-        self.ring = RingWriter(self.memory)
-        self.now_s = 0.0
-        self.free_bytes = 1 << 40
-        self.told: list[dict[str, Any]] = []
-        self.store: PlayStore
-        self.recorder: Recorder
-        self.start()
-
-    def start(self, *resume: str, ended: dict[str, int] | None = None) -> None:
-        self.store = PlayStore(
-            self.root,
-            quota_bytes=1 << 30,
-            min_free_bytes=0,
-            block_steps=BLOCK,
-            disk_free=lambda path: self.free_bytes,
-            resume=frozenset(resume),
-        )
-        self.recorder = Recorder(
-            self.store,
-            RingReader(self.memory),
-            self.told.append,
-            flush_s=2.0,
-            idle_s=30.0,
-            clock=lambda: self.now_s,
-        )
-        self.recorder.resume(resume, ended)
-
-    def kill(self) -> None:
-        """Drop the lock and everything in memory, as the end of a process does."""
-        release(self.store)
-
-    def push(self, *entries: Any) -> None:
-        for entry in entries:
-            self.ring.push(*encode(entry))
-
-    def steps(self, episode: str, start: int, stop: int) -> None:
-        self.push(*(Step(episode, index, step(index, SPEC)) for index in range(start, stop)))
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [message for message in self.told if message["type"] == kind]
-
-    def durable(self, episode: str) -> int:
-        return max(
-            (m["episodes"].get(episode, 0) for m in self.of("durable")),
-            default=0,
-        )
-
-    def check(self, episode: str, length: int) -> None:
-        reader = PlayStore.reader(self.root).open(episode)
-        assert reader.length == length
-        assert_is_steps(reader.read(0, length), 0, length, SPEC)
-
-
-def release(store: PlayStore) -> None:
-    """Give up the store's lock without sealing anything."""
-    os.close(store._lock)
-    store._lock = -1
+from tests.fakes.play_steps import small_spec, step
+from tests.fakes.play_store import files_of_at_most
+from tests.fakes.recorder_desk import SPEC, Desk
 
 
 @pytest.fixture
@@ -294,46 +225,24 @@ def test_an_episode_at_its_capacity_is_over_the_store_is_not_full(desk: Desk) ->
     desk.check("e-1", 16)
 
 
-def test_a_deleted_episode_does_not_come_back_from_the_ring(desk: Desk) -> None:
-    """Its records are still there after a crash, since another robot's step waits before them."""
-    desk.push(Begin("e-2", small_spec(name="other"), {}), Step("e-2", 0, step(0, SPEC)))
+def test_an_episode_that_the_disk_refused_to_seal_is_sealed_when_it_takes_it(desk: Desk) -> None:
     desk.push(Begin("e-1", SPEC, {}))
-    desk.steps("e-1", 0, 5)
+    desk.steps("e-1", 0, 16)
+    desk.recorder.turn()
     desk.push(End("e-1"))
+    with files_of_at_most(10):
+        desk.recorder.turn()
+        (failed,) = desk.of("failed")
+        assert (failed["code"], failed["length"]) == ("store-full", 16)
+        desk.now_s += 11
+        desk.recorder.turn()
+    assert not desk.store.episodes()[0].sealed
     desk.recorder.turn()
-    desk.recorder.answer({"type": "delete", "request": 1, "episodes": ["e-1"], "pinned": False})
-    desk.kill()
-    desk.start("e-2", ended={"e-1": 5})
+    assert not desk.store.episodes()[0].sealed, "not tried at every turn"
+    desk.now_s += 11
     desk.recorder.turn()
-    assert [info.id for info in desk.store.episodes()] == ["e-2"]
-    assert desk.of("failed") == []
-
-
-def test_the_server_may_ask_for_what_the_store_does(desk: Desk) -> None:
-    desk.push(Begin("e-1", SPEC, {}), Begin("e-2", small_spec(name="other"), {}))
-    for episode in ("e-1", "e-2"):
-        desk.steps(episode, 0, 5)
-    desk.push(End("e-1"))
-    desk.recorder.turn()
-
-    def delete(number: int, *episodes: str) -> dict[str, Any]:
-        asked = {"type": "delete", "request": number, "episodes": list(episodes), "pinned": False}
-        desk.recorder.answer(asked)
-        answer = desk.told[-1]
-        assert (answer.pop("type"), answer.pop("request")) == ("answer", number)
-        return answer
-
-    used = {"code": "episode-in-use", "use": "recorded", "episode": "e-2"}
-    assert delete(1, "e-1", "e-2") == used
-    assert delete(2, "e-1", "e-3")["code"] == "unknown-episode"
-    desk.recorder.answer({"type": "hold", "request": 3, "episodes": ["e-1"]})
-    assert desk.told[-1] == {"type": "answer", "request": 3}
-    assert delete(4, "e-1")["use"] == "held"
-    desk.recorder.answer({"type": "hold", "request": 0, "episodes": []})
-    assert [name for name, _ in delete(5, "e-1")["deleted"]] == ["e-1"]
-    (desk.root / "trash").rmdir()
-    desk.recorder.close()
-    assert "refused" in delete(6, "e-2")["message"]
+    assert desk.store.episodes()[0].sealed
+    desk.check("e-1", 16)
 
 
 def test_full_disk_fails_the_episode_keeps_what_is_durable_and_recovers(desk: Desk) -> None:

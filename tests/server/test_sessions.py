@@ -359,6 +359,16 @@ def test_a_session_that_cannot_begin_holds_nothing(desk: Desk) -> None:
     assert desk.recordings.held == {}
 
 
+def test_a_session_that_cannot_be_handed_over_does_not_stand_in_the_way(desk: Desk) -> None:
+    take, desk.worker.submit = desk.worker.submit, lambda job: 1 / 0  # type: ignore[method-assign, assignment]
+    with pytest.raises(ZeroDivisionError):
+        desk.begin()
+    assert desk.recordings.held == {}
+    assert desk.sessions.list()[0].state == "failed"
+    desk.worker.submit = take  # type: ignore[method-assign]
+    desk.begin()
+
+
 @pytest.mark.parametrize("is_named", [True, False])
 def test_an_episode_deleted_while_it_is_chosen_is_not_read(tmp_path: Path, is_named: bool) -> None:  # noqa: FBT001
     first, second = record(tmp_path / "play", 60, 60)

@@ -122,6 +122,32 @@ def test_deleting_makes_room_where_the_disk_is_full_of_what_is_being_recorded(tm
         open_episode(store, 8).seal()
 
 
+def test_files_are_removed_later_where_that_is_asked_for(store):
+    ids = [record(store, 4).id for _ in range(2)]
+    store.delete(*ids, sweep=False)
+    assert store.used_bytes() == 0
+    assert names(store) == []
+    trash = store.root / "trash"
+    assert len(list(trash.iterdir())) == 2
+    assert store.sweep()
+    assert not store.sweep()
+    assert not store.sweep()
+    assert list(trash.iterdir()) == []
+
+
+def test_a_disk_short_of_room_is_swept_before_play_is_given_up(tmp_path):
+    def free(root):
+        return 10**6 - 10**5 * len(list((root / "trash").iterdir()))
+
+    with open_store(tmp_path, min_free_bytes=850_000, disk_free=free) as store:
+        gone, kept = record(store, 4), record(store, 4)
+        store.delete(gone.id, sweep=False)
+        writer = open_episode(store, 8)
+        assert names(store) == [kept.id, writer.id]
+        assert list((tmp_path / "trash").iterdir()) == []
+        writer.seal()
+
+
 def test_a_disk_that_refuses_is_reported(store):
     info = record(store, 4)
     (store.root / "trash").rmdir()
