@@ -2,21 +2,75 @@
 
 All are built like an industrial arm: yaw, shoulder, elbow and wrist pitch, and a last roll. Six
 joints add a roll of the forearm, seven one of the upper arm too. Lengths, offsets, directions and
-zero positions of the joints, thickness and shade are drawn; lengths only such that the whole
-workspace is in reach with the gripper pointing down.
+zero positions of the joints are drawn; lengths only such that the whole workspace is in reach with
+the gripper pointing down. Looks are drawn apart: colours, thickness, caps on the joints, collars
+and the section of the beams. An arm is grey in one of three.
 """
 
+import colorsys
 import math
-from typing import final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, final
 
 import numpy as np
 
 from selfalign.sim.arm import Arm, Link, Shape, Vector
+from selfalign.sim.scene import COLOUR_RGB
 
 _UP, _ALONG = (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)
 _TOOL_LENGTH_M = 0.13
 _MIDDLE = (0.48, 0.0, 0.18)
 """Tool position that the posture is made for."""
+_UNLIKE_CUBES = 0.4
+"""Distance in red, green and blue, each 0 to 1."""
+
+
+@final
+@dataclass(frozen=True)
+class _Looks:
+    """How the links of one arm look. Colours are of hubs, beams, and of caps and collars.
+
+    `girth` multiplies radii. Every joint has caps or none; a beam is round or a box, and has a
+    collar at a share of its length, or none.
+    """
+
+    hub: Vector
+    beam: Vector
+    accent: Vector
+    girth: float
+    has_caps: bool
+    is_box: bool
+    collar: float | None
+
+    @classmethod
+    def draw(cls, seed: int, light: Vector, dark: Vector) -> Self:
+        """The looks of a seed; `light` and `dark` are the greys that an arm may keep."""
+        # Apart from the geometry: an arm moves the same, however it looks.
+        rng = np.random.default_rng([0xA24, seed])
+        hub, beam = (light, dark) if rng.random() < 0.3 else (dark, light)
+        if rng.random() > 1 / 3:
+            hub, beam = (_colour(rng) if rng.random() < 0.6 else shade for shade in (hub, beam))
+        accent = _colour(rng)
+        collar = float(rng.uniform(0.2, 0.8)) if rng.random() < 0.4 else None
+        return cls(
+            hub=hub,
+            beam=beam,
+            accent=accent,
+            girth=float(rng.uniform(0.8, 1.5)),
+            has_caps=bool(rng.random() < 0.6),
+            is_box=bool(rng.random() < 0.25),
+            collar=collar,
+        )
+
+
+def _colour(rng: np.random.Generator) -> Vector:
+    """Any hue, from grey to vivid, that nobody takes for a cube."""
+    while True:
+        hue, saturation, value = rng.uniform((0.0, 0.0, 0.15), (1.0, 0.9, 0.95))
+        colour = colorsys.hsv_to_rgb(hue, saturation, value)
+        if min(math.dist(colour, cube) for cube in COLOUR_RGB.values()) > _UNLIKE_CUBES:
+            return colour
 
 
 def procedural_arm(seed: int) -> Arm:
@@ -40,7 +94,7 @@ class _Builder:
         self._upper, self._fore = length * share, length * (1 - share)
         self._wrist = float(rng.uniform(0.09, 0.15))
         self._radius = float(rng.uniform(0.03, 0.05))
-        self._main, self._dark = self._shades()
+        self._looks = _Looks.draw(seed, *self._shades())
 
     def _shades(self) -> tuple[Vector, Vector]:
         tint = self._rng.uniform(-0.04, 0.04, 3)
@@ -112,16 +166,38 @@ class _Builder:
         return link, posture
 
     def _link_shapes(self, axis: Vector, reach: Vector) -> tuple[Shape, ...]:
-        radius, half = self._radius, 1.3 * self._radius
-        hub = tuple(half * component for component in axis)
-        ends = (*(-value for value in hub), *hub)
-        shapes = [Shape("cylinder", self._dark, size=(1.25 * radius,), span=ends)]
-        if math.hypot(*reach) > 0.02:
-            beam = (0.0, 0.0, 0.0, *reach)
-            shapes.append(Shape("capsule", self._main, size=(radius,), span=beam))
+        looks, radius = self._looks, self._radius * self._looks.girth
+        half = 1.3 * radius
+        shapes = [
+            Shape("cylinder", looks.hub, size=(1.25 * radius,), span=_along(axis, -half, half))
+        ]
+        if looks.has_caps:
+            for near, far in ((-1.35 * half, -half), (half, 1.35 * half)):
+                span = _along(axis, near, far)
+                shapes.append(Shape("cylinder", looks.accent, size=(1.1 * radius,), span=span))
+        length = math.hypot(*reach)
+        if length > 0.02:
+            shapes.append(self._beam(reach, radius))
+            if looks.collar is not None:
+                middle = looks.collar * length
+                span = _along([part / length for part in reach], middle - 0.02, middle + 0.02)
+                shapes.append(Shape("cylinder", looks.accent, size=(1.15 * radius,), span=span))
         return tuple(shapes)
 
+    def _beam(self, reach: Vector, radius: float) -> Shape:
+        """What joins one joint to the next. A box stands upright: it leaves small shifts out."""
+        if self._looks.is_box:
+            half = (0.9 * radius, 0.9 * radius, max(abs(reach[2]) / 2, radius))
+            centre = tuple(part / 2 for part in reach)
+            return Shape("box", self._looks.beam, size=half, span=centre)
+        return Shape("capsule", self._looks.beam, size=(radius,), span=(0.0, 0.0, 0.0, *reach))
+
     def _base_shapes(self) -> tuple[Shape, ...]:
-        radius = 1.6 * self._radius
+        radius = 1.6 * self._radius * self._looks.girth
         column = (0.0, 0.0, 0.0, 0.0, 0.0, self._base_height)
-        return (Shape("cylinder", self._dark, size=(radius,), span=column),)
+        return (Shape("cylinder", self._looks.hub, size=(radius,), span=column),)
+
+
+def _along(axis: Sequence[float], start: float, stop: float) -> Vector:
+    """The two ends of a span on an axis through the origin."""
+    return (*(start * part for part in axis), *(stop * part for part in axis))
