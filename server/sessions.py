@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, final
 
 from selfalign.align.aligner import AlignmentConfig
+from selfalign.data.play_store import UnknownEpisode
 from selfalign.errors import SelfAlignError
 from server.align_job import AlignJob, finite
 from server.align_worker import Listener
@@ -212,7 +213,11 @@ class Sessions:
         wanted = None if request.source == "live" else request.source.episodes
         root = self._config.play_root
         while True:
-            episodes = choose_play(root, spec, wanted, stride=self._config.stride)
+            try:
+                episodes = choose_play(root, spec, wanted, stride=self._config.stride)
+            except UnknownEpisode:
+                # Deleted while it was looked at; one that was asked for is now missed by name.
+                continue
             if self._recordings is None:
                 return episodes
             self._recordings.hold(session_id, episodes)

@@ -1,87 +1,16 @@
 """Alignment sessions: every way they can go, with a worker that does what the test says."""
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from selfalign.align.aligner import AlignmentConfig
-from selfalign.data.play_store import PlayStore
 from selfalign.errors import NoPlayData
 from server.play_choice import EpisodeNotFound, EpisodeOfAnother
-from server.registry import Registry
 from server.session_errors import AlignBusy, UnknownSession
-from server.sessions import Sessions, SessionsConfig
-from server.wire.operator import AlignRequest
-from tests.fakes.align_worker import FakeAlignWorker
 from tests.fakes.play_steps import small_spec
 from tests.fakes.recorded import record
-from tests.fakes.weights import BASE_SHA256, make_w, snapshot_bytes
-
-if TYPE_CHECKING:
-    from server.recordings import Recordings
-
-SPEC = small_spec()
-
-
-class Holds:
-    """What sessions hold, in place of `Recordings`."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, tuple[str, ...]] = {}
-        self.on_hold: Callable[[], None] = lambda: None
-
-    def hold(self, session: str, episodes: tuple[str, ...]) -> None:
-        self.held[session] = episodes
-        self.on_hold()
-
-    def release(self, session: str) -> None:
-        self.held.pop(session, None)
-
-
-class Desk:
-    """Sessions with their registry and their fake worker."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.registry = Registry(root / "w", make_w(0.0), BASE_SHA256)
-        self.registry.add_robot(SPEC.name)
-        self.workers: list[FakeAlignWorker] = []
-        config = SessionsConfig(
-            directory=root / "align",
-            play_root=root / "play",
-            stride=2,
-            alignment=AlignmentConfig(),
-            prefix_memory_bytes=1000,
-            prefix_disk_bytes=2000,
-        )
-        self.recordings = Holds()
-        self.sessions = Sessions(
-            config,
-            self.registry,
-            make_worker=self._make_worker,
-            recordings=cast("Recordings", self.recordings),
-        )
-        self.sessions.start()
-
-    def _make_worker(self, listener: Any) -> FakeAlignWorker:
-        self.workers.append(FakeAlignWorker(listener))
-        return self.workers[-1]
-
-    @property
-    def worker(self) -> FakeAlignWorker:
-        return self.workers[-1]
-
-    def begin(self, **request: Any) -> str:
-        return self.sessions.create(SPEC, AlignRequest.model_validate(request)).id
-
-    def events(self, session: str) -> list[str]:
-        return [event.name for event in self.sessions.log(session).after(0)]
-
-    def active(self) -> int:
-        return self.registry.active(SPEC.name).version
+from tests.fakes.session_desk import SPEC, Desk
+from tests.fakes.weights import snapshot_bytes
 
 
 @pytest.fixture(scope="module")
@@ -340,46 +269,3 @@ def test_every_session_gets_a_version_of_its_own(desk: Desk) -> None:
     desk.worker.tell("error", message="no")
     desk.begin()
     assert [job.version for job in desk.worker.jobs] == [1, 2]
-
-
-@pytest.mark.parametrize("end", ["stopped", "error"])
-def test_what_a_session_reads_is_held_until_its_end_is_told(desk: Desk, end: str) -> None:
-    session = desk.begin()
-    assert desk.recordings.held == {session: desk.worker.job.episodes}
-    desk.worker.tell("begun")
-    assert desk.recordings.held
-    desk.worker.tell(end, message="what was wrong")
-    assert desk.sessions.get(session).is_final
-    assert desk.recordings.held == {}
-
-
-def test_a_session_that_cannot_begin_holds_nothing(desk: Desk) -> None:
-    with pytest.raises(EpisodeNotFound):
-        desk.begin(source={"episodes": ["nope"]})
-    assert desk.recordings.held == {}
-
-
-def test_a_session_that_cannot_be_handed_over_does_not_stand_in_the_way(desk: Desk) -> None:
-    take, desk.worker.submit = desk.worker.submit, lambda job: 1 / 0  # type: ignore[method-assign, assignment]
-    with pytest.raises(ZeroDivisionError):
-        desk.begin()
-    assert desk.recordings.held == {}
-    assert desk.sessions.list()[0].state == "failed"
-    desk.worker.submit = take  # type: ignore[method-assign]
-    desk.begin()
-
-
-@pytest.mark.parametrize("is_named", [True, False])
-def test_an_episode_deleted_while_it_is_chosen_is_not_read(tmp_path: Path, is_named: bool) -> None:  # noqa: FBT001
-    first, second = record(tmp_path / "play", 60, 60)
-    desk = Desk(tmp_path)
-    path = PlayStore.reader(tmp_path / "play").locate(second)
-    desk.recordings.on_hold = lambda: shutil.rmtree(path, ignore_errors=True)
-    if is_named:
-        with pytest.raises(EpisodeNotFound, match=second):
-            desk.begin(source={"episodes": [first, second]})
-        assert desk.recordings.held == {}
-    else:
-        session = desk.begin()
-        assert desk.worker.job.episodes == (first,)
-        assert desk.recordings.held == {session: (first,)}
