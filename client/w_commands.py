@@ -55,10 +55,10 @@ class WCommands:
     def upload(
         self, data: bytes, *, robot: str | None = None, activate: bool = False
     ) -> SnapshotInfo:
-        """Add a version from a safetensors file, made on the same base model.
+        """Add a version from a safetensors file, made on the same base model for this robot's spec.
 
         Raises:
-            ServerProblem: `bad-snapshot` or `wrong-base`, saying why.
+            ServerProblem: `bad-snapshot`, `wrong-base` or `wrong-spec`, saying why.
         """
         reply = self._http.request(
             "POST",

@@ -22,6 +22,7 @@ from selfalign.align.gates import GateConfig, GateReport, run_gates
 from selfalign.align.losses import NAMES
 from selfalign.align.snapshot import SnapshotMeta, read_snapshot, write_snapshot
 from selfalign.data.spec import RobotSpec
+from selfalign.data.w_spec import w_spec_sha256
 from selfalign.errors import SelfAlignError
 from server.align_play import MIN_TRANSITIONS, Play, load_play
 
@@ -305,5 +306,6 @@ def _write_candidate(
         play_steps=play_steps,
         metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
         note=job.note,
+        spec_sha256=w_spec_sha256(job.spec),
     )
     return write_snapshot(job.out, state.w, meta)

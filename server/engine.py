@@ -18,7 +18,7 @@ from selfalign.data.continuation import check_continuation
 from selfalign.data.observation import Observation, check_observation
 from selfalign.data.target_steps import TargetSteps
 from server.inference_thread import InferenceThread, Overloaded
-from server.registry import UnknownRobot
+from server.registry_errors import UnknownRobot
 from server.safety import ActionLimits, NonFiniteAction, SafeChunk
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from selfalign.data.continuation import Continuation
     from selfalign.data.spec import Dimension, RobotSpec
+    from server.bundle import Bundle
     from server.metrics import Metrics
-    from server.registry import Bundle, Registry
+    from server.registry import Registry
 
 
 class RobotPolicy(Protocol):

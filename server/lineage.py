@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.durable import quarantine, write_atomically
 
 if TYPE_CHECKING:
-    from selfalign.align.snapshot import SnapshotMeta
+    from selfalign.align.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class VersionRecord(BaseModel):
     status: Status
     nbytes: int
     note: str = ""
+    spec_sha256: str | None = Field(None, description="What of a spec it was aligned for")
 
     @property
     def file_name(self) -> str:
@@ -52,14 +53,13 @@ class VersionRecord(BaseModel):
         return f"{self.version:06d}-{self.sha256[:8]}.safetensors"
 
     @classmethod
-    def of(
-        cls, meta: SnapshotMeta, *, version: int, sha256: str, nbytes: int, status: Status
-    ) -> Self:
+    def of(cls, snapshot: Snapshot, *, version: int, status: Status) -> Self:
         """Describe a snapshot under the version that this lineage gives it."""
+        meta = snapshot.meta
         return cls(
             version=version,
             parent=meta.parent,
-            sha256=sha256,
+            sha256=snapshot.sha256,
             base_sha256=meta.base_sha256,
             created_at=meta.created_at,
             session=meta.session,
@@ -67,13 +67,34 @@ class VersionRecord(BaseModel):
             play_steps=meta.play_steps,
             metrics=dict(meta.metrics),
             status=status,
-            nbytes=nbytes,
+            nbytes=snapshot.nbytes,
             note=meta.note,
+            spec_sha256=meta.spec_sha256,
         )
 
 
+class Shelved(BaseModel):
+    """What was active, and before that, while the robot had another spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec_sha256: str
+    active: int = 0
+    history: tuple[int, ...] = ()
+
+    def without(self, version: int) -> Self:
+        """Forget a version whose file is bad."""
+        active = 0 if version == self.active else self.active
+        history = tuple(each for each in self.history if each != version)
+        return self.model_copy(update={"active": active, "history": history})
+
+
 class LineageIndex(BaseModel):
-    """All versions of one robot, which one is active and which were before. Immutable."""
+    """All versions of one robot, which one is active and which were before. Immutable.
+
+    `spec_sha256` is the digest of what W depends on in the spec that `active` and `history` belong
+    to, None before it was recorded; `shelved` has those of other specs, the latest last.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,6 +104,8 @@ class LineageIndex(BaseModel):
     history: tuple[int, ...] = ()
     next_version: int = Field(1, ge=1)
     versions: tuple[VersionRecord, ...]
+    spec_sha256: str | None = None
+    shelved: tuple[Shelved, ...] = ()
 
     def find(self, version: int) -> VersionRecord | None:
         """Return the record of `version`, or None."""
@@ -116,6 +139,37 @@ class LineageIndex(BaseModel):
         index = self.with_status(self.active, left).with_status(version, "active")
         return index.model_copy(update={"active": version, "history": history})
 
+    def for_spec(self, sha256: str) -> Self:
+        """The lineage under a spec: as that spec left it, from the base if it is new.
+
+        Where no spec was recorded yet, this one is taken to be the one of all versions.
+        """
+        index = self._with_spec(self.spec_sha256 or sha256)
+        if index.spec_sha256 == sha256:
+            return index
+        left = Shelved(spec_sha256=index.spec_sha256, active=self.active, history=self.history)
+        others = tuple(each for each in self.shelved if each.spec_sha256 != sha256)
+        back = next((each for each in self.shelved if each.spec_sha256 == sha256), None)
+        back = back or Shelved(spec_sha256=sha256)
+        return index.activated(back.active, remember=False).model_copy(
+            update={"spec_sha256": sha256, "history": back.history, "shelved": (*others, left)}
+        )
+
+    def shelved_last(self) -> int:
+        """The version that another spec left active, while the base serves; 0 if there is none."""
+        left = [each.active for each in self.shelved if each.active]
+        return left[-1] if left and self.active == 0 else 0
+
+    def _with_spec(self, sha256: str) -> Self:
+        """Record the spec, also of versions whose file names none; the base fits every spec."""
+        versions = tuple(
+            record.model_copy(update={"spec_sha256": record.spec_sha256 or sha256})
+            if record.version
+            else record
+            for record in self.versions
+        )
+        return self.model_copy(update={"versions": versions, "spec_sha256": sha256})
+
     def rolled_back(self) -> Self | None:
         """Go back to the version active before, or None where there was none."""
         if not self.history:
@@ -130,6 +184,7 @@ class LineageIndex(BaseModel):
             update={
                 "versions": tuple(r for r in index.versions if r.version != version),
                 "history": tuple(v for v in index.history if v != version),
+                "shelved": tuple(each.without(version) for each in index.shelved),
             }
         )
 

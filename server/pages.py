@@ -74,6 +74,11 @@ def home_page(info: dict[str, Any]) -> str:
         f"<td>{robot['w_version']}</td><td><code>{html.escape(robot['w_sha256'][:12])}</code></td></tr>"
         for robot in info["robots"]
     )
+    notices = "".join(
+        f"<p><b>{html.escape(robot['robot'])}</b>: {html.escape(robot['notice'])}</p>"
+        for robot in info["robots"]
+        if robot["notice"]
+    )
     content = (
         "<h1>selfalign server</h1>"
         "<p>A robot policy that aligns itself to the robot it runs on. Controllers send "
@@ -84,7 +89,7 @@ def home_page(info: dict[str, Any]) -> str:
         f"({html.escape(model['flavour'])}, {model['parameters']:,} parameters, base "
         f"<code>{html.escape(model['base_sha256'][:12])}</code>).</p>"
         "<h2>Robots</h2><table><tr><th>robot</th><th>active W</th><th>sha256</th></tr>"
-        f"{rows}</table>"
+        f"{rows}</table>{notices}"
         "<h2>Read on</h2><ul>"
         '<li><a href="docs">/docs</a>: every route, with examples '
         '(<a href="openapi.json">/openapi.json</a> for programs)</li>'

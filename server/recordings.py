@@ -58,18 +58,26 @@ class Recordings:
 
     Args:
         root: The play store.
-        send: Sends a message to the recorder; False where none runs.
+        send: Sends a message to the recorder; False where none runs. Blocks while the pipe is full.
+        is_running: Whether a recorder runs.
         changed: Told when a recorder has started.
         patience_s: How long an answer of the recorder is waited for.
     """
 
     def __init__(
-        self, root: Path, *, send: Callable[[Message], bool], changed: Signal, patience_s: float
+        self,
+        root: Path,
+        *,
+        send: Callable[[Message], bool],
+        is_running: Callable[[], bool],
+        changed: Signal,
+        patience_s: float,
     ) -> None:
         # Remembers what it has read of sealed episodes; for one thread at a time.
         self._reader = PlayStore.reader(root)
         self._reading = threading.Lock()
         self._send = send
+        self._is_running = is_running
         self._changed = changed
         self._patience_s = patience_s
         self._lock = threading.Lock()
@@ -130,15 +138,13 @@ class Recordings:
                 the recorder does not answer.
         """
         message = {"type": "delete", "episodes": list(episodes), "pinned": pinned}
-        asked: list[Future[Message]] = []
-        await self._changed.wait_for(lambda: self._is_asked(message, asked), self._patience_s)
-        if not asked:
-            raise _no_answer("the recorder does not run", self._patience_s)
         try:
             async with asyncio.timeout(self._patience_s):
-                answer = await asyncio.wrap_future(asked[0])
+                asked = await self._ask_when_running(message)
+                answer = await asyncio.wrap_future(asked)
         except TimeoutError:
-            raise _no_answer("the recorder is busy", self._patience_s) from None
+            why = "the recorder is busy" if self._is_running() else "the recorder does not run"
+            raise _no_answer(why, self._patience_s) from None
         if "code" in answer:
             raise self._refusal(answer)
         return [(episode, nbytes) for episode, nbytes in answer["deleted"]]
@@ -173,10 +179,14 @@ class Recordings:
             self._asked.pop(number, None)
         return None
 
-    def _is_asked(self, message: Message, asked: list[Future[Message]]) -> bool:
-        if not asked and (sent := self._ask(message)) is not None:
-            asked.append(sent)
-        return bool(asked)
+    async def _ask_when_running(self, message: Message) -> Future[Message]:
+        """Ask a recorder, or the next one where this one ends before it is asked."""
+        while True:
+            await self._changed.wait_for(self._is_running, self._patience_s)
+            # Blocks while the pipe is full: a recorder that hangs must not stop the event loop.
+            asked = await asyncio.to_thread(self._ask, message)
+            if asked is not None:
+                return asked
 
     def _refusal(self, answer: Message) -> PlayError:
         code = answer["code"]

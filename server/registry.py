@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
-from selfalign.align.snapshot import SnapshotMeta, decode_snapshot, encode_snapshot
 from selfalign.errors import SnapshotError
+from server.bundle import Bundle, FrozenModel
 from server.durable import quarantine
 from server.lineage import LineageIndex, LineageStore, VersionRecord
 from server.registry_errors import (
@@ -24,45 +24,20 @@ from server.registry_errors import (
     VersionRejected,
     WNotResident,
     WrongBase,
+    WrongSpec,
 )
+from server.spec_history import SpecHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from selfalign.align.snapshot import Snapshot
+    from selfalign.data.spec import RobotSpec
     from selfalign.model.weights import FastWeights
-
-__all__ = [
-    "Bundle",
-    "NothingToRollBack",
-    "Registry",
-    "SwapEvent",
-    "SwapReason",
-    "UnknownRobot",
-    "UnknownVersion",
-    "VersionRejected",
-    "WNotResident",
-    "WrongBase",
-]
 
 logger = logging.getLogger(__name__)
 
 SwapReason = Literal["align", "operator", "rollback", "upload"]
-
-_EPOCH = "1970-01-01T00:00:00+00:00"
-
-
-@final
-@dataclass(frozen=True)
-class Bundle:
-    """One version of W, ready to serve. Immutable, safe to read from any thread."""
-
-    robot: str
-    version: int
-    sha256: str
-    base_sha256: str
-    w: FastWeights
 
 
 @final
@@ -82,10 +57,13 @@ class SwapEvent:
 class _Line:
     """One robot: `active` is the pointer that a swap assigns."""
 
-    def __init__(self, store: LineageStore, index: LineageIndex, base: Bundle) -> None:
+    def __init__(
+        self, store: LineageStore, index: LineageIndex, base: Bundle, specs: SpecHistory
+    ) -> None:
         self.store = store
         self.index = index
         self.base = base
+        self.specs = specs
         self.active = base
         self.resident: dict[int, Bundle] = {}
 
@@ -113,8 +91,7 @@ class Registry:
     ) -> None:
         self.base_sha256 = base_sha256
         self._root = root
-        self._base_w = base_w
-        self._max_norm = max_norm
+        self._model = FrozenModel(base_w, base_sha256, max_norm)
         self._keep_resident = keep_resident
         self._lines: dict[str, _Line] = {}
         self._write = threading.RLock()
@@ -127,12 +104,16 @@ class Registry:
         return self._line(robot).active
 
     def get(self, robot: str, version: int) -> Bundle:
-        """Return a version that is in memory. Raises UnknownVersion, WNotResident."""
+        """Return a version that is in memory.
+
+        Raises:
+            UnknownVersion, WrongBase, WrongSpec, WNotResident.
+        """
         line = self._line(robot)
         for bundle in (line.active, line.base, line.resident.get(version)):
             if bundle is not None and bundle.version == version:
                 return bundle
-        self.record(robot, version)
+        self._check_serves(line, self.record(robot, version))
         known = sorted({0, line.active.version, *line.resident})
         raise WNotResident(robot, version, known)
 
@@ -151,7 +132,7 @@ class Registry:
         """Return the file of a version (blocking). Raises UnknownVersion, SnapshotError."""
         record = self.record(robot, version)
         if version == 0:
-            return self._encode_base(robot)
+            return self._model.encode_base(robot)
         return self._read(self._line(robot), record)
 
     def file_of(self, robot: str, version: int) -> Path | None:
@@ -161,17 +142,30 @@ class Registry:
             return None
         return self._line(robot).store.directory / record.file_name
 
+    def refusal(self, robot: str, record: VersionRecord) -> WrongBase | WrongSpec | None:
+        """Why a version cannot serve this robot on this model; None if it can."""
+        return self._refusal(self._line(robot), record)
+
+    def notice(self, robot: str) -> str:
+        """What an operator should know of the W that serves; empty if nothing."""
+        idle = self._idle(self._line(robot))
+        return f"the base W serves: {idle}" if idle else ""
+
     def subscribe(self, callback: Callable[[SwapEvent], None]) -> None:
         """Call `callback` after every swap, in the thread that swapped."""
         self._subscribers.append(callback)
 
     # Writing: blocking, one at a time.
 
-    def add_robot(self, robot: str) -> Bundle:
+    def add_robot(self, spec: RobotSpec) -> Bundle:
         """Open the lineage of a robot, recover it from disk, and return what it serves."""
+        robot = spec.name
         with self._write:
             if robot not in self._lines:
-                self._lines[robot] = self._open(robot)
+                self._lines[robot] = self._open(spec)
+                notice = self.notice(robot)
+                if notice:
+                    logger.warning("robot %s: %s", robot, notice)
             return self._lines[robot].active
 
     def reserve(self, robot: str) -> int:
@@ -194,23 +188,31 @@ class Registry:
 
         Raises:
             SnapshotError: The file is bad, or of another frozen model. Nothing changed.
+            WrongSpec: It was aligned for another spec of the robot. Nothing changed.
             OSError: It could not be stored. Nothing changed.
         """
         data = source if isinstance(source, bytes) else source.read_bytes()
-        snapshot = self._decode(data)
+        snapshot = self._model.decode(data)
         with self._write:
             line = self._line(robot)
             twin = line.index.find_sha(snapshot.sha256)
             if twin is not None:
+                self._check_serves(line, twin)
                 return twin
+            refusal = line.specs.refusal("this snapshot", snapshot.meta.spec_sha256)
+            if refusal is not None:
+                raise refusal
             number = line.index.next_version if version is None else version
             if line.index.find(number) is not None:
                 raise ValueError(f"version {number} of robot {robot!r} exists already")
-            record = self._describe(snapshot, number)
+            record = VersionRecord.of(snapshot, version=number, status="candidate")
             line.store.write(record, data)
-            self._save(line, line.index.with_record(record))
-            self._keep(line, self._bundle(robot, record, snapshot.w))
-            return record
+            # A file that does not say what it was aligned for belongs to the present spec.
+            index = line.index.with_record(record).for_spec(line.specs.sha256)
+            self._save(line, index)
+            bundle = self._model.bundle(robot, number, record.sha256, snapshot.w)
+            self._keep(line, bundle)
+            return self.record(robot, number)
 
     def activate(
         self, robot: str, version: int, *, reason: SwapReason = "operator", force: bool = False
@@ -218,8 +220,8 @@ class Registry:
         """Serve `version` from the next request on.
 
         Raises:
-            UnknownVersion, WrongBase, VersionRejected (unless `force`), SnapshotError, OSError:
-                the version before goes on serving.
+            UnknownVersion, WrongBase, WrongSpec, VersionRejected (unless `force`), SnapshotError,
+                OSError: the version before goes on serving.
         """
         with self._write:
             line = self._line(robot)
@@ -239,11 +241,15 @@ class Registry:
 
         Raises:
             NothingToRollBack: There was none.
+            WrongSpec: There was one, but for another spec of the robot.
         """
         with self._write:
             line = self._line(robot)
             index = line.index.rolled_back()
             if index is None:
+                idle = self._idle(line)
+                if idle is not None:
+                    raise idle
                 raise NothingToRollBack(
                     f"robot {robot!r} has no version before {line.index.active}; "
                     "POST /w/0/activate goes to the base"
@@ -272,63 +278,53 @@ class Registry:
         except KeyError:
             raise UnknownRobot(robot, sorted(self._lines)) from None
 
-    def _decode(self, data: bytes) -> Snapshot:
-        return decode_snapshot(
-            data, like=self._base_w, base_sha256=self.base_sha256, max_norm=self._max_norm
-        )
+    def _refusal(self, line: _Line, record: VersionRecord) -> WrongBase | WrongSpec | None:
+        subject = f"version {record.version} of robot {line.base.robot!r}"
+        if record.base_sha256 != self.base_sha256:
+            return WrongBase(
+                f"{subject} was aligned on frozen model {record.base_sha256[:12]}, but "
+                f"{self.base_sha256[:12]} is loaded; align again"
+            )
+        return line.specs.refusal(subject, record.spec_sha256)
 
-    def _describe(self, snapshot: Snapshot, version: int) -> VersionRecord:
-        return VersionRecord.of(
-            snapshot.meta,
-            version=version,
-            sha256=snapshot.sha256,
-            nbytes=snapshot.nbytes,
-            status="candidate",
-        )
+    def _check_serves(self, line: _Line, record: VersionRecord) -> None:
+        refusal = self._refusal(line, record)
+        if refusal is not None:
+            raise refusal
 
-    def _bundle(self, robot: str, record: VersionRecord, w: FastWeights) -> Bundle:
-        device = self._base_w.W1.device
-        ready = w.map(lambda tensor: tensor.to(device))
-        return Bundle(robot, record.version, record.sha256, self.base_sha256, ready)
+    def _idle(self, line: _Line) -> WrongBase | WrongSpec | None:
+        """Why what served under the spec before does not, while the base serves instead."""
+        record = line.index.find(line.index.shelved_last())
+        return None if record is None else self._refusal(line, record)
 
-    def _encode_base(self, robot: str) -> bytes:
-        meta = SnapshotMeta(
-            version=0,
-            parent=None,
-            robot=robot,
-            base_sha256=self.base_sha256,
-            session=None,
-            created_at=_EPOCH,
-            steps=0,
-            play_steps=0,
-            metrics={},
-            note="base",
-        )
-        return encode_snapshot(self._base_w, meta)
-
-    def _open(self, robot: str) -> _Line:
+    def _open(self, spec: RobotSpec) -> _Line:
+        robot = spec.name
         store = LineageStore(self._root, robot)
-        snapshot = self._decode(self._encode_base(robot))
-        record = self._describe(snapshot, 0).model_copy(update={"status": "base"})
-        base = self._bundle(robot, record, self._base_w)
+        snapshot = self._model.decode(self._model.encode_base(robot))
+        record = VersionRecord.of(snapshot, version=0, status="base")
         stored = store.load_index()
         index = stored or LineageIndex(robot=robot, versions=(record,))
         if index.active == 0:
             record = record.model_copy(update={"status": "active"})
-        line = _Line(store, index.with_record(record), base)
+        base = self._model.bundle(robot, 0, record.sha256, self._model.base_w)
+        specs = SpecHistory(store.directory, spec)
+        line = _Line(store, index.with_record(record), base, specs)
         self._adopt_unlisted(line, robot)
+        line.index = line.index.for_spec(specs.sha256)
         self._recover_active(line)
+        specs.keep()
         store.save(line.index)
         return line
 
     def _adopt_unlisted(self, line: _Line, robot: str) -> None:
         """Files without a record: the server died between file and index, or the index was lost."""
         for version, path in line.store.unlisted_files(line.index):
+            record = None
             try:
-                record = self._describe(self._decode(path.read_bytes()), version)
+                snapshot = self._model.decode(path.read_bytes())
+                record = VersionRecord.of(snapshot, version=version, status="candidate")
             except SnapshotError as error:
                 logger.warning("%s of robot %s is set aside: %s", path.name, robot, error)
-                record = None
             if record is None or record.file_name != path.name or line.index.find(version):
                 quarantine(path)
             else:
@@ -343,13 +339,13 @@ class Registry:
             return
         try:
             line.active = self._load(line, record)
-        except (WrongBase, SnapshotError) as error:
+        except (WrongBase, WrongSpec) as error:
             logger.warning("the base serves: %s", error)
-            if isinstance(error, WrongBase):
-                line.index = line.index.activated(0, remember=False)
-            else:
-                line.store.set_aside(record)
-                line.index = line.index.without(version)
+            line.index = line.index.activated(0, remember=False)
+        except SnapshotError as error:
+            logger.warning("the base serves: %s", error)
+            line.store.set_aside(record)
+            line.index = line.index.without(version)
 
     def _read(self, line: _Line, record: VersionRecord) -> bytes:
         data = line.store.read(record)
@@ -368,14 +364,9 @@ class Registry:
         if held is None and line.active.version == record.version:
             held = line.active
         if held is None:
-            if record.base_sha256 != self.base_sha256:
-                raise WrongBase(
-                    f"version {record.version} of robot {line.base.robot!r} was aligned on frozen "
-                    f"model {record.base_sha256[:12]}, but {self.base_sha256[:12]} is loaded; "
-                    "align again"
-                )
-            snapshot = self._decode(self._read(line, record))
-            held = self._bundle(line.base.robot, record, snapshot.w)
+            self._check_serves(line, record)
+            snapshot = self._model.decode(self._read(line, record))
+            held = self._model.bundle(line.base.robot, record.version, record.sha256, snapshot.w)
         self._keep(line, held)
         return held
 

@@ -52,6 +52,20 @@ class WrongBase(SelfAlignError):
     status = 409
 
 
+class WrongSpec(SelfAlignError):
+    """A version was aligned for another spec than its robot has now.
+
+    `extra` are further members of the problem: the digests of the two.
+    """
+
+    code = "wrong-spec"
+    status = 409
+
+    def __init__(self, message: str, *, aligned_for: str, present: str) -> None:
+        super().__init__(message)
+        self.extra = {"spec_sha256": aligned_for, "robot_spec_sha256": present}
+
+
 class VersionRejected(SelfAlignError):
     """The gates rejected this version."""
 

@@ -18,7 +18,8 @@ from server.durable import write_atomically
 from server.engine import Engine, RobotPolicy
 from server.metrics import Metrics
 from server.problems import ProblemError
-from server.registry import Registry, SwapEvent, UnknownRobot
+from server.registry import Registry, SwapEvent
+from server.registry_errors import UnknownRobot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +195,7 @@ class Runtime:
     def _serve(self, robot: RobotPolicy) -> None:
         name = robot.spec.name
         self.engine.add_robot(robot)
-        bundle = self.registry.add_robot(name)
+        bundle = self.registry.add_robot(robot.spec)
         self.robots = {**self.robots, name: robot.spec}
         self.metrics.w_active.labels(name).set(bundle.version)
 

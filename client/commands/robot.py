@@ -51,11 +51,13 @@ def add(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     with OperatorClient(endpoint) as operator:
         reply = operator.add_robot(spec)
     print(f"robot {reply.robot} is known, W version {reply.w_version} serves it")
+    if reply.notice:
+        print(reply.notice)
     return 0
 
 
 def robot_table(robots: list[RobotReply], *, default: str | None = None) -> str:
-    """Robots, the W that serves each, and how many numbers and images it sends."""
+    """Robots, the W that serves each, what is to be known of it, and what the robot sends."""
     rows = []
     for item in robots:
         spec = item.spec
@@ -65,7 +67,9 @@ def robot_table(robots: list[RobotReply], *, default: str | None = None) -> str:
         numbers = (len(spec["state"]), len(spec["action"]), f"{spec['rate_hz']:g} Hz")
         name = f"{item.robot} (default)" if item.robot == default else item.robot
         rows.append([name, item.w_version, item.w_sha256[:12], *numbers, cameras])
-    return table(["robot", "W", "sha256", "states", "actions", "rate", "cameras"], rows)
+    head = ["robot", "W", "sha256", "states", "actions", "rate", "cameras"]
+    notices = [f"\nrobot {item.robot}: {item.notice}" for item in robots if item.notice]
+    return "\n".join([table(head, rows), *notices])
 
 
 def _spec(client: RobotClient, robot: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def list_versions(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     rows = [
         [
             item.version,
-            item.status,
+            f"{item.status} (!)" if item.cannot_serve else item.status,
             item.parent,
             item.steps,
             item.play_steps,
@@ -35,6 +35,9 @@ def list_versions(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     head += ["made (UTC)", "sha256", "note"]
     print(f"robot {found.robot}, version {found.active} serves\n")
     print(table(head, rows))
+    refused = [item.cannot_serve for item in found.versions if item.cannot_serve]
+    if refused:
+        print("\n(!) cannot serve:\n" + "\n".join(refused))
     return 0
 
 

@@ -51,6 +51,8 @@ class SnapshotMeta:
         play_steps: play steps that they drew from.
         metrics: named results, all finite.
         note: free words of the operator.
+        spec_sha256: digest of what it was aligned for (`selfalign.data.w_spec`); None if that is
+            not known, and then the file says nothing of it, as files before this field do.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -65,6 +67,7 @@ class SnapshotMeta:
     play_steps: Count
     metrics: Annotated[dict[str, FiniteMetric], Field(max_length=256)] = field(default_factory=dict)
     note: Annotated[str, Field(max_length=4096)] = ""
+    spec_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 _META = TypeAdapter(SnapshotMeta)
@@ -77,7 +80,10 @@ def write_meta(meta: SnapshotMeta) -> str:
         SnapshotBadMetadata: a field is outside its range.
     """
     try:
-        text = json.dumps({"format": _FORMAT, **asdict(meta)}, sort_keys=True, allow_nan=False)
+        fields = {"format": _FORMAT, **asdict(meta)}
+        if meta.spec_sha256 is None:
+            del fields["spec_sha256"]
+        text = json.dumps(fields, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise SnapshotBadMetadata(f"snapshot metadata cannot be written: {error}") from error
     _parse_meta(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, WebSocket
 from fastapi.responses import HTMLResponse, Response
 
+from selfalign.data.w_spec import w_spec_sha256
 from server.body import reply
 from server.pages import docs_page, home_page
 from server.problems import ProblemError, problem_response
@@ -97,7 +98,9 @@ def describe_robot(runtime: Runtime, spec: RobotSpec) -> dict[str, Any]:
     return {
         "robot": spec.name,
         "digest": spec.digest,
+        "spec_sha256": w_spec_sha256(spec),
         "w_version": bundle.version,
         "w_sha256": bundle.sha256,
+        "notice": runtime.registry.notice(spec.name),
         "spec": spec.model_dump(mode="json"),
     }

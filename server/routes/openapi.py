@@ -136,6 +136,7 @@ ACT_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
         "unknown-robot",
         "unknown-version",
         "w-not-resident",
+        "wrong-spec",
         "body-too-large",
         "unsupported-media-type",
         "bad-observation",

@@ -64,7 +64,7 @@ async def get_w(request: Request, version: int, robot: str | None = None) -> Res
     name = runtime.spec(robot).name
     record = runtime.registry.record(name, version)
     if not _wants_file(request):
-        response = reply(request, _info(name, record))
+        response = reply(request, _info(runtime, name, record))
         response.headers["Vary"] = "Accept"
         return response
     headers = {"ETag": f'"{record.sha256}"', "Cache-Control": _FOREVER, "Vary": "Accept"}
@@ -88,6 +88,7 @@ async def get_w(request: Request, version: int, robot: str | None = None) -> Res
         **problems(
             "unknown-robot",
             "wrong-base",
+            "wrong-spec",
             "body-too-large",
             "unsupported-media-type",
             "bad-snapshot",
@@ -99,14 +100,16 @@ async def get_w(request: Request, version: int, robot: str | None = None) -> Res
 async def upload_w(request: Request, robot: str | None = None, activate: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query parameter
     """Add a snapshot made on the same frozen model; it is verified completely first.
 
-    It gets the next version number of this robot. It serves at once with `activate=true`.
+    One that names the spec it was aligned for must name the robot's; one that does not is recorded
+    as of the present spec. It gets the next version number of this robot, and serves at once with
+    `activate=true`.
     """
     runtime: Runtime = request.app.state.runtime
     name = runtime.spec(robot).name
     _require_binary(request)
     data = await read_body(request, runtime.settings.max_body_bytes)
     record, is_new = await asyncio.to_thread(_upload, runtime, name, data, activate=activate)
-    response = reply(request, _info(name, record), status=201 if is_new else 200)
+    response = reply(request, _info(runtime, name, record), status=201 if is_new else 200)
     response.headers["Location"] = f"/w/{record.version}?robot={name}"
     return response
 
@@ -123,6 +126,7 @@ async def upload_w(request: Request, robot: str | None = None, activate: bool = 
             "unknown-version",
             "version-rejected",
             "wrong-base",
+            "wrong-spec",
             "bad-snapshot",
             "bad-request",
             "store-full",
@@ -148,7 +152,7 @@ async def activate_w(
     response_class=Response,
     responses={
         200: reply_body(SwapReply, "It serves from the next request on"),
-        **problems("unknown-robot", "nothing-to-roll-back"),
+        **problems("unknown-robot", "nothing-to-roll-back", "wrong-spec"),
     },
 )
 async def rollback_w(request: Request, robot: str | None = None) -> Response:
@@ -159,13 +163,15 @@ async def rollback_w(request: Request, robot: str | None = None) -> Response:
 
 
 def _list(runtime: Runtime, robot: str) -> dict[str, Any]:
-    versions = [_info(robot, record) for record in runtime.registry.versions(robot)]
+    versions = [_info(runtime, robot, record) for record in runtime.registry.versions(robot)]
     active = runtime.registry.active(robot).version
     return {"robot": robot, "active": active, "versions": versions}
 
 
-def _info(robot: str, record: VersionRecord) -> dict[str, Any]:
-    return {"robot": robot, **record.model_dump(mode="json")}
+def _info(runtime: Runtime, robot: str, record: VersionRecord) -> dict[str, Any]:
+    refusal = runtime.registry.refusal(robot, record)
+    reason = None if refusal is None else str(refusal)
+    return {"robot": robot, **record.model_dump(mode="json"), "cannot_serve": reason}
 
 
 def _upload(

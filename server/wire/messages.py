@@ -270,8 +270,15 @@ class RobotReply(Reply):
 
     robot: str
     digest: str = Field(description="sha256 of the spec")
+    spec_sha256: str = Field(
+        "",
+        description="sha256 of what W depends on in the spec (all but `name`, "
+        "`default_instruction` and steps of `max_step` that only limit); a W aligned for another "
+        "one does not serve",
+    )
     w_version: int
     w_sha256: str
+    notice: str = Field("", description="What an operator should know of the W that serves")
     spec: dict[str, Any]
 
 

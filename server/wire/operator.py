@@ -193,7 +193,15 @@ class SnapshotInfo(Reply):
     play_steps: int = 0
     metrics: dict[str, float] = Field(default_factory=dict)
     note: str = ""
+    spec_sha256: str | None = Field(
+        None,
+        description="What of a robot spec it was aligned for, as `spec_sha256` of `GET /robots`; "
+        "none for the base, which fits every spec",
+    )
     status: SnapshotStatus
+    cannot_serve: str | None = Field(
+        None, description="Why it is kept but not served, and what to do; none if it can serve"
+    )
     nbytes: int
 
 

@@ -23,6 +23,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "no-play-data": (409, "There is no play data to align on"),
     "align-busy": (409, "Another alignment session is running"),
     "wrong-base": (409, "This W belongs to another base model"),
+    "wrong-spec": (409, "This W was aligned for another spec of the robot"),
     "w-not-resident": (409, "This version of W is not in memory"),
     "version-rejected": (409, "The gates rejected this version of W"),
     "nothing-to-roll-back": (409, "No earlier version of W was active"),
@@ -59,6 +60,11 @@ ADVICE: Final[dict[str, str]] = {
     "except those that are pinned (play delete --pinned) or being aligned on. "
     "SELFALIGN_QUOTA_BYTES sets how much play may take, SELFALIGN_MIN_FREE_BYTES what must stay "
     "free on the disk.",
+    "wrong-spec": "A W serves only under the robot spec that it was aligned for: cameras, state, "
+    "action, rate, targets with their steps, and kinematics; name, default instruction and other "
+    "steps do not count. Start the server with that spec again and it serves as before, or record "
+    "play and align under the present one (selfalign-client align start). GET /w says of every "
+    "version whether it can serve.",
     "episode-in-use": "An episode stays while it is being recorded (end it), while an alignment "
     "session reads it (selfalign-client align stop ends that) and while it is pinned "
     "(selfalign-client play delete --pinned NAME).",

@@ -38,7 +38,7 @@ def measure() -> Iterator[Figure]:
     took_ms = []
     with tempfile.TemporaryDirectory(prefix="selfalign-bench-") as folder:
         registry = Registry(Path(folder), policy.base_w(), policy.base_sha256, keep_resident=3)
-        registry.add_robot(spec.name)
+        registry.add_robot(spec)
         registry.subscribe(events.append)
         versions = [
             registry.add_candidate(spec.name, snapshot_near_base(policy, spec.name, seed)).version

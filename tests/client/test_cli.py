@@ -277,6 +277,18 @@ def test_w_commands(capsys: Any, tmp_path: Path) -> None:
         assert "version 0 serves (before: 1)" in run(capsys, "w", "rollback", *url)[1]
 
 
+def test_w_list_says_why_a_version_cannot_serve(capsys: Any) -> None:
+    reason = "version 1 of robot 'arm' was aligned for another spec of this robot"
+    stale = SNAPSHOT | {"status": "retired", "cannot_serve": reason}
+    base = SNAPSHOT | {"version": 0, "status": "active"}
+    body = {"robot": "arm", "active": 0, "versions": [base, stale]}
+    with served({"GET /w": Answer(body)}) as fake:
+        out = run(capsys, "w", "list", "--url", fake.url)[1]
+    assert "retired (!)" in out
+    assert "active (!)" not in out
+    assert out.endswith(f"(!) cannot serve:\n{reason}\n")
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -292,6 +304,14 @@ def test_robot_add_reads_a_spec_file(capsys: Any, tmp_path: Path, name: str, tex
     assert code == 0
     assert json.loads(fake.asked[0].body) == {"name": "arm", "rate_hz": 10}
     assert "robot arm is known" in out
+
+
+def test_robot_add_says_what_is_to_be_known_of_its_w(capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "arm.json").write_text('{"name": "arm"}')
+    answer = Answer(ROBOT | {"w_version": 0, "notice": "the base W serves: as it is"}, status=201)
+    with served({"POST /robots": answer}) as fake:
+        out = run(capsys, "robot", "add", str(tmp_path / "arm.json"), "--url", fake.url)[1]
+    assert out.endswith("W version 0 serves it\nthe base W serves: as it is\n")
 
 
 def test_robot_list(capsys: Any) -> None:

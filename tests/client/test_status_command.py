@@ -7,7 +7,7 @@ import pytest
 
 from client.cli import main
 from tests.fakes.http_server import Answer, http_server
-from tests.fakes.server_replies import EPISODES, INFO, VERSIONS, session
+from tests.fakes.server_replies import EPISODES, INFO, ROBOT, VERSIONS, session
 
 
 def status(capsys: Any, *argv: str, **changes: Any) -> str:
@@ -34,6 +34,13 @@ def test_it_shows_the_model_the_robots_and_the_play(capsys: Any) -> None:
         "no alignment yet; begin one with: selfalign-client align start",
     ):
         assert expected in out
+
+
+def test_it_says_what_the_server_says_of_the_w_that_serves(capsys: Any) -> None:
+    notice = "the base W serves: version 1 of robot 'arm' was aligned for another spec"
+    out = status(capsys, info={"robots": [ROBOT | {"w_version": 0, "notice": notice}]})
+    assert f"\nrobot arm: {notice}\n" in out
+    assert "robot arm:" not in status(capsys)
 
 
 def test_everything_comes_as_json_too(capsys: Any) -> None:

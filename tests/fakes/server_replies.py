@@ -46,6 +46,7 @@ SNAPSHOT = {
     "steps": 50,
     "play_steps": 130,
     "metrics": {"alignment/total": 0.25},
+    "spec_sha256": "d" * 64,
     "status": "active",
     "nbytes": len(W_BYTES),
 }

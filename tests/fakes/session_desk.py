@@ -42,7 +42,7 @@ class Desk:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.registry = Registry(root / "w", make_w(0.0), BASE_SHA256)
-        self.registry.add_robot(SPEC.name)
+        self.registry.add_robot(SPEC)
         self.workers: list[FakeAlignWorker] = []
         config = SessionsConfig(
             directory=root / "align",

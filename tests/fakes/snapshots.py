@@ -25,6 +25,7 @@ META = SnapshotMeta(
     play_steps=128,
     metrics={"alignment/total": 0.25},
     note="after moving the camera",
+    spec_sha256="cd" * 32,
 )
 
 

@@ -15,7 +15,13 @@ def make_w(value: float = 0.0) -> FastWeights:
     )
 
 
-def snapshot_bytes(value: float, *, robot: str = "arm", base_sha256: str = BASE_SHA256) -> bytes:
+def snapshot_bytes(
+    value: float,
+    *,
+    robot: str = "arm",
+    base_sha256: str = BASE_SHA256,
+    spec_sha256: str | None = None,
+) -> bytes:
     """A snapshot file of `make_w(value)`."""
     meta = SnapshotMeta(
         version=1,
@@ -28,5 +34,6 @@ def snapshot_bytes(value: float, *, robot: str = "arm", base_sha256: str = BASE_
         play_steps=128,
         metrics={"alignment/total": value},
         note="",
+        spec_sha256=spec_sha256,
     )
     return encode_snapshot(make_w(value), meta)

@@ -11,6 +11,7 @@ from selfalign.align.aligner import AlignmentConfig
 from selfalign.align.gates import GateConfig
 from selfalign.align.snapshot import read_snapshot, write_snapshot
 from selfalign.data.play_store import PlayStore
+from selfalign.data.w_spec import w_spec_sha256
 from selfalign.errors import NoPlayData, SnapshotError
 from selfalign.model.policy import Policy
 from server.align_job import (
@@ -111,6 +112,7 @@ def test_job_aligns_writes_and_judges(run: Run) -> None:
     assert snapshot.sha256 == run.of("candidate")[0]["sha256"]
     assert (snapshot.meta.version, snapshot.meta.steps, snapshot.meta.parent) == (3, 3, 0)
     assert "held_out_after/total" in snapshot.meta.metrics
+    assert snapshot.meta.spec_sha256 == w_spec_sha256(run.job().spec)
 
 
 def test_alignment_lowers_the_held_out_loss(run: Run) -> None:

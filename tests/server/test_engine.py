@@ -9,10 +9,11 @@ import pytest
 
 from selfalign.data.observation import Observation, ObservationError
 from selfalign.model.weights import FastWeights
+from server.bundle import Bundle
 from server.engine import ActCall, Engine, blank_observation
 from server.inference_thread import NotReady, Overloaded
 from server.metrics import Metrics
-from server.registry import Bundle, UnknownRobot, WNotResident
+from server.registry_errors import UnknownRobot, WNotResident
 from server.safety import NonFiniteAction
 from tests.fakes.robot_policy import FakeRobotPolicy
 from tests.fakes.running import arm_spec

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from selfalign.errors import SnapshotError
-from server.registry import (
+from server.registry import Registry, SwapEvent
+from server.registry_errors import (
     NothingToRollBack,
-    Registry,
-    SwapEvent,
     UnknownRobot,
     UnknownVersion,
     VersionRejected,
     WNotResident,
     WrongBase,
 )
+from tests.fakes.running import arm_spec
 from tests.fakes.weights import BASE_SHA256, make_w, snapshot_bytes
 
 
 def open_registry(root: Path, *, base_sha256: str = BASE_SHA256) -> Registry:
     registry = Registry(root, make_w(0.0), base_sha256)
-    registry.add_robot("arm")
+    registry.add_robot(arm_spec())
     return registry
 
 
@@ -82,7 +82,7 @@ def test_bad_bytes_change_nothing(registry: Registry, tmp_path: Path, data: byte
     with pytest.raises(SnapshotError):
         registry.add_candidate("arm", data)
     assert len(registry.versions("arm")) == 1
-    assert [path.name for path in lineage_dir(tmp_path).iterdir()] == ["index.json"]
+    assert not list(lineage_dir(tmp_path).glob("*.safetensors*"))
 
 
 def test_snapshot_of_another_base_is_refused(registry: Registry) -> None:
@@ -205,7 +205,7 @@ def test_leftovers_of_a_crash_are_removed_or_adopted(registry: Registry, tmp_pat
     again = open_registry(tmp_path)
     assert [each.version for each in again.versions("arm")] == [0, 1]
     names = {path.name for path in lineage_dir(tmp_path).iterdir()}
-    assert names == {"index.json", record.file_name, "quarantine"}
+    assert names == {"index.json", record.file_name, "quarantine", "specs"}
 
 
 def test_full_disk_refuses_activation_but_not_rollback(registry: Registry, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_full_disk_refuses_activation_but_not_rollback(registry: Registry, tmp_p
 
 
 def test_robots_have_lineages_of_their_own(registry: Registry) -> None:
-    registry.add_robot("leg")
+    registry.add_robot(arm_spec("leg"))
     registry.activate("leg", registry.add_candidate("leg", snapshot_bytes(3.0)).version)
     assert (registry.active("arm").version, registry.active("leg").version) == (0, 1)
 

@@ -57,6 +57,13 @@ def test_base_without_parent_or_session_is_a_snapshot_too():
     assert decode(encode_snapshot(W, meta)).meta == meta
 
 
+def test_without_a_spec_the_file_is_what_it_was_before_specs_were_named():
+    meta = dataclasses.replace(META, spec_sha256=None)
+    data = encode_snapshot(W, meta)
+    assert b"spec_sha256" not in data
+    assert decode(data).meta == meta
+
+
 def test_norm_below_the_limit_passes_and_no_limit_means_none():
     huge = encode_snapshot(W.map(lambda x: x * 1e30), META)
     assert decode(huge, max_norm=None).w.W1.abs().max() > 1e27

@@ -187,6 +187,9 @@ BAD_FIELDS = [
     ("note", "x" * 5000),
     ("note", "\ud800"),
     ("note", None),
+    ("spec_sha256", "CD" * 32),
+    ("spec_sha256", "cd" * 31),
+    ("spec_sha256", 1),
     ("format", 2),
     ("invented", 1),
 ]
