@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
+from selfalign.data.episode_id import EPISODE_ID
 from selfalign.data.play_store import PlayStore
 from server.episode import PlayError
 
@@ -58,26 +59,18 @@ class Recordings:
 
     Args:
         root: The play store.
-        send: Sends a message to the recorder; False where none runs. Blocks while the pipe is full.
-        is_running: Whether a recorder runs.
+        send: Sends a message to the recorder; False where none runs.
         changed: Told when a recorder has started.
         patience_s: How long an answer of the recorder is waited for.
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        send: Callable[[Message], bool],
-        is_running: Callable[[], bool],
-        changed: Signal,
-        patience_s: float,
+        self, root: Path, *, send: Callable[[Message], bool], changed: Signal, patience_s: float
     ) -> None:
         # Remembers what it has read of sealed episodes; for one thread at a time.
         self._reader = PlayStore.reader(root)
         self._reading = threading.Lock()
         self._send = send
-        self._is_running = is_running
         self._changed = changed
         self._patience_s = patience_s
         self._lock = threading.Lock()
@@ -137,14 +130,20 @@ class Recordings:
             PlayError: `unknown-episode`, `episode-in-use`, `store-error`, or `overloaded` where
                 the recorder does not answer.
         """
+        wrong = next((name for name in episodes if not EPISODE_ID.fullmatch(name)), None)
+        if wrong is not None:
+            raise _unknown(f"no episode can have the name {wrong[:80]!r}")
         message = {"type": "delete", "episodes": list(episodes), "pinned": pinned}
+        asked: list[Future[Message]] = []
+        await self._changed.wait_for(lambda: self._is_asked(message, asked), self._patience_s)
+        if not asked:
+            why = "the recorder is busy" if self._asked else "the recorder does not run"
+            raise _no_answer(why, self._patience_s)
         try:
             async with asyncio.timeout(self._patience_s):
-                asked = await self._ask_when_running(message)
-                answer = await asyncio.wrap_future(asked)
+                answer = await asyncio.wrap_future(asked[0])
         except TimeoutError:
-            why = "the recorder is busy" if self._is_running() else "the recorder does not run"
-            raise _no_answer(why, self._patience_s) from None
+            raise _no_answer("the recorder is busy", self._patience_s) from None
         if "code" in answer:
             raise self._refusal(answer)
         return [(episode, nbytes) for episode, nbytes in answer["deleted"]]
@@ -179,19 +178,17 @@ class Recordings:
             self._asked.pop(number, None)
         return None
 
-    async def _ask_when_running(self, message: Message) -> Future[Message]:
-        """Ask a recorder, or the next one where this one ends before it is asked."""
-        while True:
-            await self._changed.wait_for(self._is_running, self._patience_s)
-            # Blocks while the pipe is full: a recorder that hangs must not stop the event loop.
-            asked = await asyncio.to_thread(self._ask, message)
-            if asked is not None:
-                return asked
+    def _is_asked(self, message: Message, asked: list[Future[Message]]) -> bool:
+        # One thing at a time: a recorder that hangs must not fill its pipe, since the next message
+        # would then wait on the event loop.
+        if not asked and not self._asked and (sent := self._ask(message)) is not None:
+            asked.append(sent)
+        return bool(asked)
 
     def _refusal(self, answer: Message) -> PlayError:
         code = answer["code"]
         if code == "unknown-episode":
-            return PlayError(code, 404, f"{answer['message']}; nothing is deleted. {_LOOK}")
+            return _unknown(answer["message"])
         if code != "episode-in-use":
             return PlayError(code, 500, f"{answer['message']}; {_LOOK}")
         episode, use = answer["episode"], answer["use"]
@@ -204,6 +201,10 @@ class Recordings:
     def _session_of(self, episode: str) -> str | None:
         with self._lock:
             return next((s for s, held in self._held.items() if episode in held), None)
+
+
+def _unknown(what: str) -> PlayError:
+    return PlayError("unknown-episode", 404, f"{what}; nothing is deleted. {_LOOK}")
 
 
 def _no_answer(why: str, waited_s: float) -> PlayError:

@@ -116,6 +116,38 @@ async def test_a_deletion_waits_for_the_recorder_to_start(desk: Desk) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_recorder_is_asked_one_thing_at_a_time(desk: Desk) -> None:
+    """So that one that hangs never has more to read than its pipe holds."""
+    first, second = await desk.deleting("e-1"), await desk.deleting("e-2")
+    assert [message["episodes"] for message in desk.sent] == [["e-1"]]
+    desk.answer(deleted=[["e-1", 10]])
+    desk.changed.notify()
+    assert await first == [("e-1", 10)]
+    while len(desk.sent) < 2:
+        await asyncio.sleep(0)
+    desk.answer(deleted=[["e-2", 20]])
+    assert await second == [("e-2", 20)]
+
+
+@pytest.mark.asyncio
+async def test_what_hangs_is_not_asked_again(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, patience_s=0.01)
+    for _ in range(3):
+        with pytest.raises(PlayError, match="is busy"):
+            await desk.recordings.delete(["e-1"])
+    assert len(desk.sent) == 1
+
+
+@pytest.mark.parametrize("name", ["", "../w", "\x00" * 10, "e" * 65])
+@pytest.mark.asyncio
+async def test_a_name_that_no_episode_can_have_is_not_asked_about(desk: Desk, name: str) -> None:
+    with pytest.raises(PlayError, match="nothing is deleted") as caught:
+        await desk.recordings.delete(["e-1", name])
+    assert (caught.value.code, caught.value.status) == ("unknown-episode", 404)
+    assert desk.sent == []
+
+
+@pytest.mark.asyncio
 async def test_a_recorder_that_does_not_answer_is_said_in_time(tmp_path: Path) -> None:
     desk = Desk(tmp_path, patience_s=0.01)
     with pytest.raises(PlayError, match="is busy"):
