@@ -12,6 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, final
 
 from fastapi import WebSocketDisconnect
+from starlette.websockets import WebSocketState
 
 from selfalign.errors import SelfAlignError
 from server.body import Format, parse, too_large
@@ -195,6 +196,9 @@ class PlayStream:
 
     async def _send(self, value: dict[str, Any]) -> None:
         async with self._sending:
+            if self._websocket.application_state is not WebSocketState.CONNECTED:
+                # An acknowledgement has found out meanwhile; starlette raises anything but this.
+                raise WebSocketDisconnect(1006)
             if self._format == "msgpack":
                 await self._websocket.send_bytes(pack(value))
             else:

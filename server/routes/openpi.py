@@ -7,6 +7,7 @@ at a time. An error is one text frame, then close 1011. See `docs/protocols.md`.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,10 @@ async def openpi(websocket: WebSocket) -> None:
     except Exception as error:  # noqa: BLE001 - the protocol's own way to report any error
         found = problem_of(error)
         runtime.metrics.count_act(found.status, "openpi")
-        await websocket.send_text(f"{found.code}: {found.detail}")
-        await websocket.close(_INTERNAL_ERROR, _CLOSE_REASON)
+        # Who sent what was wrong may have gone.
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await websocket.send_text(f"{found.code}: {found.detail}")
+            await websocket.close(_INTERNAL_ERROR, _CLOSE_REASON)
 
 
 def metadata(runtime: Runtime, spec: RobotSpec) -> dict[str, Any]:
