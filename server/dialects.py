@@ -78,10 +78,9 @@ def to_native(value: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
     """
     flat = _flatten(value)
     native: dict[str, Any] = {"images": _images(flat, spec), "state": _state(flat, spec)}
-    for key in _INSTRUCTIONS:
-        if isinstance(flat.get(key), str):
-            native["instruction"] = flat[key]
-            break
+    key = next((key for key in _INSTRUCTIONS if flat.get(key) is not None), None)
+    if key is not None:
+        native["instruction"] = _instruction(flat[key], key)
     for key in _OURS:
         if flat.get(key) is not None:
             native[key] = flat[key]
@@ -111,7 +110,7 @@ def _images(flat: Mapping[str, Any], spec: RobotSpec) -> dict[str, Any]:
                 f"no image for camera {camera.name!r} of robot {spec.name!r}; looked for "
                 f"{', '.join(names)} among {', '.join(sorted(flat)) or 'no keys'}",
             )
-        images[camera.name] = _as_rgb_bytes(flat[key])
+        images[camera.name] = _as_rgb_bytes(flat[key], key)
     return images
 
 
@@ -128,6 +127,15 @@ def _state(flat: Mapping[str, Any], spec: RobotSpec) -> NDArray[np.float32]:
     )
 
 
+def _instruction(value: Any, key: str) -> str:
+    """A text; GR00T sends a list of one."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str):
+        raise WireError("bad-observation", f"{key}: expected text, got {type(value).__name__}")
+    return value
+
+
 def _as_row(value: Any) -> Any:
     """DROID's gripper position is one number."""
     is_scalar = isinstance(value, int | float) or (isinstance(value, np.ndarray) and not value.ndim)
@@ -141,14 +149,23 @@ def _vector(value: Any) -> NDArray[np.float32]:
         raise WireError("bad-observation", f"state: {error}") from None
 
 
-def _as_rgb_bytes(value: Any) -> Any:
-    """Arrays as openpi's own transforms take them: floats in [0, 1], channels first, batch of 1."""
+def _as_rgb_bytes(value: Any, key: str) -> Any:
+    """Arrays as openpi's own transforms take them: floats in [0, 1], channels first, batch of 1.
+
+    Resized floats may overshoot a little; what is plainly of another range is refused.
+    """
     if not isinstance(value, np.ndarray) or value.ndim < 3:
         return value
     if value.ndim == 4 and value.shape[0] == 1:
         value = value[0]
     if value.dtype.kind == "f":
-        value = (np.clip(np.nan_to_num(value), 0.0, 1.0) * 255).astype(np.uint8)
+        if value.size and not (value.min() > -0.5 and value.max() < 1.5):
+            raise WireError(
+                "bad-image",
+                f"image {key!r} has floats from {value.min():g} to {value.max():g}; send floats "
+                "from 0 to 1, or uint8",
+            )
+        value = (np.clip(value, 0.0, 1.0) * 255).astype(np.uint8)
     if value.ndim == 3 and value.shape[0] == 3 and value.shape[2] != 3:
         value = np.ascontiguousarray(value.transpose(1, 2, 0))
     return value

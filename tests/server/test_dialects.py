@@ -124,6 +124,27 @@ def test_floats_and_a_batch_of_one_become_uint8() -> None:
     )
 
 
+@pytest.mark.parametrize("image", [FRONT * 255.0, FRONT * 0.0 - 1.0, FRONT * np.nan])
+def test_floats_of_another_range_are_refused_not_clipped(image: np.ndarray) -> None:
+    body = {"image": image, "wrist_image": WRIST, "state": STATE}
+
+    with pytest.raises(
+        WireError, match=r"'image' has floats from .* from 0 to 1, or uint8"
+    ) as said:
+        to_native(body, SPEC)
+
+    assert said.value.code == "bad-image"
+
+
+def test_an_instruction_that_is_no_text_is_refused_not_left_out() -> None:
+    body = {"image": FRONT, "wrist_image": WRIST, "state": STATE}
+
+    assert to_native({**body, "prompt": ["go"]}, SPEC)["instruction"] == "go"
+    for wrong in (5, ["a", "b"], b"go"):
+        with pytest.raises(WireError, match="prompt: expected text, got"):
+            to_native({**body, "prompt": wrong}, SPEC)
+
+
 def test_a_missing_camera_is_named_with_the_keys_that_would_do() -> None:
     with pytest.raises(
         WireError, match=r"camera 'wrist'.*looked for wrist, wrist_image"
