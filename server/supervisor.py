@@ -176,6 +176,9 @@ class Supervisor:
                 self._died(f"could not be started: {error}")
                 continue
             reason = self._watch(running)
+            if reason:
+                # Before the lock: whoever waits for room in its pipe has that.
+                running.process.kill()
             with self._send_lock:
                 self._running = None
             self._reap(running, grace_s=0.0 if reason else self.spec.stop_s)

@@ -5,6 +5,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_killed_child_is_reported_and_started_again(launch: Launch) -> None:
 def test_exit_status_is_reported_and_crashes_are_not_the_end(launch: Launch) -> None:
     _, heard = launch("tests.fakes.children:die_at_once")
     assert [heard.exit(), heard.exit()] == ["exit status 3"] * 2
+
+
+def test_a_hanging_child_is_killed_although_somebody_waits_to_send_to_it(launch: Launch) -> None:
+    supervisor, heard = launch(hang_s=3.0)
+    heard.message()
+    supervisor.send({"type": "hang"})
+    # More than a pipe holds.
+    sender = threading.Thread(target=supervisor.send, args=({"type": "x" * 2**20},), daemon=True)
+    sender.start()
+    assert "no sign of life" in heard.exit()
+    sender.join(TIMEOUT_S)
+    assert heard.message()["pid"] == supervisor.pid
 
 
 def test_hanging_child_is_killed_and_started_again(launch: Launch) -> None:
