@@ -14,6 +14,7 @@ from client.cli import main
 from selfalign.align.snapshot import SnapshotMeta, encode_snapshot
 from selfalign.data.w_spec import w_spec_sha256
 from selfalign.model.checkpoint import make_dummy_policy
+from server.registry import Registry
 from tests.fakes.running import arm_spec, observation
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from selfalign.data.spec import RobotSpec
+    from selfalign.model.policy import Policy
 
 OLD = arm_spec()
 NEW = arm_spec(action=[OLD.action[0].model_dump() | {"high": 2.0}, OLD.action[1].model_dump()])
@@ -42,7 +44,8 @@ def server(model: Path, root: Path, spec: RobotSpec) -> Iterator[Endpoint]:
         assert process.stdout is not None
         try:
             greeting = process.stdout.readline()
-            assert "listens on http://" in greeting, (root / "log").read_text()
+            if "listens on http://" not in greeting:
+                pytest.fail(f"exit status {process.wait(60)}: {(root / 'log').read_text()}")
             yield Endpoint(greeting.split()[-1], timeout_s=60)
             process.terminate()
             process.wait(60)
@@ -50,8 +53,10 @@ def server(model: Path, root: Path, spec: RobotSpec) -> Iterator[Endpoint]:
             process.kill()
 
 
-def aligned_for(spec: RobotSpec) -> bytes:
-    policy = make_dummy_policy(0)
+def serve_aligned(root: Path, policy: Policy, spec: RobotSpec) -> str:
+    """Make version 1 of the lineage in `root`, aligned for `spec`, the active one; its sha256."""
+    registry = Registry(root / "data" / "w", policy.base_w(), policy.base_sha256)
+    registry.add_robot(spec)
     meta = SnapshotMeta(
         version=1,
         parent=0,
@@ -63,19 +68,16 @@ def aligned_for(spec: RobotSpec) -> bytes:
         play_steps=100,
         spec_sha256=w_spec_sha256(spec),
     )
-    return encode_snapshot(policy.base_w().map(lambda tensor: tensor * 2), meta)
+    data = encode_snapshot(policy.base_w().map(lambda tensor: tensor * 2), meta)
+    registry.add_candidate(spec.name, data)
+    return registry.activate(spec.name, 1).sha256
 
 
 def test_the_base_serves_while_the_spec_is_another_one(
     dummy_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    aligned = serve_aligned(tmp_path, make_dummy_policy(0), OLD)
     seen = observation()
-    with server(dummy_model_dir, tmp_path, OLD) as endpoint:
-        with OperatorClient(endpoint) as operator:
-            assert operator.w.upload(aligned_for(OLD), activate=True).version == 1
-        with RobotClient(endpoint) as robot:
-            aligned = robot.act(seen, seed=1)
-    assert aligned.w_version == 1
 
     with server(dummy_model_dir, tmp_path, NEW) as endpoint:
         with RobotClient(endpoint) as robot:
@@ -93,5 +95,6 @@ def test_the_base_serves_while_the_spec_is_another_one(
 
     with server(dummy_model_dir, tmp_path, OLD) as endpoint, RobotClient(endpoint) as robot:
         again = robot.act(seen, seed=1)
-    assert (again.w_version, again.w_sha256) == (1, aligned.w_sha256)
-    assert again.actions.tolist() == aligned.actions.tolist()
+        base = robot.act(seen, seed=1, w_version=0)
+    assert (again.w_version, again.w_sha256) == (1, aligned)
+    assert again.actions.tolist() != base.actions.tolist()
