@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import final
+from urllib.parse import quote
 
 from client.errors import Disconnected, ServerUnreachable
 from client.events import read_events
@@ -38,11 +39,15 @@ class AlignCommands:
 
     def get(self, session: str) -> AlignSession:
         """One session as it is now."""
-        return checked(AlignSession, read_body(self._http.request("GET", f"/align/{session}")))
+        return checked(
+            AlignSession, read_body(self._http.request("GET", f"/align/{quote(session, safe='')}"))
+        )
 
     def stop(self, session: str) -> AlignSession:
         """Ask a session to stop; it ends soon after, and W stays what it is."""
-        reply = self._http.request("POST", f"/align/{session}/stop", is_repeatable=True)
+        reply = self._http.request(
+            "POST", f"/align/{quote(session, safe='')}/stop", is_repeatable=True
+        )
         return checked(AlignSession, read_body(reply))
 
     def watch(self, session: str, *, after: str | None = None) -> Iterator[AlignEvent]:
@@ -59,7 +64,9 @@ class AlignCommands:
         while True:
             headers = {"accept": "text/event-stream"} | ({"last-event-id": last} if last else {})
             try:
-                with self._http.stream(f"/align/{session}/events", headers=headers) as response:
+                with self._http.stream(
+                    f"/align/{quote(session, safe='')}/events", headers=headers
+                ) as response:
                     for event in read_events(response.iter_lines()):
                         last, idle = event.id or last, 0
                         yield event

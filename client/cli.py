@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from client.commands import align, play, robot, w
 from client.commands.status import status as show_status
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ClientError
 from client.retry import Backoff
+from server.wire.messages import invalid_fields
 from server.wire.operator import DEFAULT_STEPS
 
 _EPILOGUE = """examples:
@@ -35,12 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         endpoint = Endpoint(arguments.url, timeout_s=arguments.timeout, retry=patience)
         code: int = arguments.run(endpoint, arguments)
     except (ClientError, ValueError, OSError) as error:
-        print(f"selfalign-client: {error}", file=sys.stderr)
+        print(f"selfalign-client: {_said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        # What was asked for on the command line is no message of the wire.
+        return str(invalid_fields(error, code="bad-request"))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

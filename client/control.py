@@ -89,8 +89,8 @@ class ControlLoop:
     ) -> None:
         self._robot, self._policy = robot, policy
         self._clock: Clock = clock or MonotonicClock()
-        self._period_s = 1.0 / rate_hz
         self._queue = ActionQueue(rate_hz=rate_hz, clock=self._clock)
+        self._period_s = 1.0 / rate_hz
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="selfalign-act")
         self._real_time = real_time
         self._delay = DelayEstimate()

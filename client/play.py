@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.chunk import Observation
 from client.endpoint import Endpoint
 from client.errors import ProtocolError, ServerProblem
-from client.images import ready_images
+from client.images import ready_images, ready_state
 from client.websocket_transport import Socket, packed
 from server.wire.messages import (
     PlayAck,
@@ -114,8 +114,8 @@ class PlayRecorder:
         message = packed(
             {
                 "type": "step",
-                "images": ready_images(observation["images"], jpeg_quality=self._jpeg_quality),
-                "state": np.asarray(observation["state"], dtype=np.float32),
+                "images": ready_images(observation, jpeg_quality=self._jpeg_quality),
+                "state": ready_state(observation),
                 "action": np.asarray(action, dtype=np.float32),
                 "t_ns": time.monotonic_ns() if t_ns is None else t_ns,
                 "instruction": observation.get("instruction"),
@@ -143,7 +143,7 @@ class PlayRecorder:
 
     def end(self) -> RecordedEpisode:
         """Seal the episode: nothing can be added to it any more. Twice is fine."""
-        if not self._episodes[-1].is_sealed:
+        if not self._episodes or not self._episodes[-1].is_sealed:
             self._run(self._seal)
         return self._episodes[-1]
 

@@ -55,10 +55,13 @@ class PlayFile:
         if missing or not images:
             wanted = missing or [f"{_IMAGES}<camera>"]
             raise BadPlayFile(f"{path} lacks {', '.join(wanted)}; it holds {sorted(arrays)}")
+        _check_kinds(path, arrays)
         lengths = {name: len(arrays[name]) for name in ("state", "action", "t_ns")}
         lengths |= {_IMAGES + name: len(array) for name, array in images.items()}
         if len(set(lengths.values())) != 1:
             raise BadPlayFile(f"{path} holds arrays of different length: {lengths}")
+        if lengths["t_ns"] == 0:
+            raise BadPlayFile(f"{path} holds no step: all its arrays are of length 0")
         instruction = str(arrays["instruction"]) if "instruction" in arrays else None
         return cls(
             images=images,
@@ -92,6 +95,29 @@ class PlayFile:
             if self.instruction is not None:
                 observation["instruction"] = self.instruction
             yield observation, self.action[i], int(self.t_ns[i])
+
+
+def _check_kinds(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Raises BadPlayFile for the first array that cannot be what its name says.
+
+    What depends on the robot (how many numbers, the size of images) the server checks.
+    """
+    for name, array in arrays.items():
+        if name in ("state", "action"):
+            fits, wanted = array.ndim == 2 and array.dtype.kind in "iuf", "numbers [n, m]"
+        elif name == "t_ns":
+            fits, wanted = array.ndim == 1 and array.dtype.kind in "iu", "integers [n], nanoseconds"
+        elif name == "instruction":
+            fits, wanted = array.ndim == 0 and array.dtype.kind == "U", "one text"
+        elif name.startswith(_IMAGES):
+            fits = array.ndim == 4 and array.shape[-1] == 3 and array.dtype == np.uint8
+            wanted = "uint8 [n, height, width, 3]"
+        else:
+            continue
+        if not fits:
+            raise BadPlayFile(
+                f"{path}: {name} must be {wanted}, got {array.dtype} {list(array.shape)}"
+            )
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

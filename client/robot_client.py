@@ -13,7 +13,7 @@ from client.chunk import ActionChunk, Continuation, Observation
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ProtocolError, ServerProblem
 from client.http_transport import HttpTransport, read_body
-from client.images import ready_images
+from client.images import checked_quality, ready_images, ready_state
 from client.play import PlayRecorder
 from client.post_connection import PostConnection
 from client.replies import checked, value_of
@@ -48,9 +48,11 @@ class RobotClient:
         jpeg_quality: int | None = None,
         http_transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if transport not in ("websocket", "http"):
+            raise ValueError(f"transport must be 'websocket' or 'http', got {transport!r}")
         self._endpoint = Endpoint.of(where)
         self._robot = robot
-        self._jpeg_quality = jpeg_quality
+        self._jpeg_quality = checked_quality(jpeg_quality)
         self._uses_websocket = transport == "websocket"
         self._http = HttpTransport(self._endpoint, transport=http_transport)
         self._socket = Socket(self._endpoint, "/act/stream", opened=self._read_metadata)
@@ -106,8 +108,8 @@ class RobotClient:
         taken_s = sent_s if observed_at_s is None else observed_at_s
         fields = {
             "robot": self._robot,
-            "images": ready_images(observation["images"], jpeg_quality=self._jpeg_quality),
-            "state": np.asarray(observation["state"], dtype=np.float32),
+            "images": ready_images(observation, jpeg_quality=self._jpeg_quality),
+            "state": ready_state(observation),
             "instruction": observation.get("instruction"),
             "observed_at_s": taken_s,
             "observation_seq": observation_seq,

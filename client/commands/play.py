@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from tqdm import tqdm
 
 from client.endpoint import Endpoint
 from client.errors import ClientError
 from client.operator_client import OperatorClient
+from client.play import PlayRecorder
 from client.play_file import PlayFile
 from client.robot_client import RobotClient
 from client.tables import duration, size, table
@@ -20,18 +22,34 @@ def send(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     if arguments.file is None:
         raise ClientError("give --from FILE.npz to send play, or one of: list, delete")
     file = PlayFile.read(arguments.file)
-    with (
-        RobotClient(endpoint, robot=arguments.robot) as client,
-        client.play(meta={"file": arguments.file.name}) as recorder,
-    ):
-        steps = tqdm(
-            file.steps(), total=len(file), desc="play", unit="step", leave=False, disable=None
-        )
-        for observation, action, t_ns in steps:
-            recorder.step(observation, action, t_ns=t_ns)
+    with RobotClient(endpoint, robot=arguments.robot) as client:
+        recorder = client.play(meta={"file": arguments.file.name})
+        try:
+            with recorder:
+                _stream(file, recorder)
+        except (ClientError, KeyboardInterrupt):
+            _say_what_remains(recorder, arguments.file.name)
+            raise
     for episode in recorder.episodes:
         print(f"episode {episode.id}: {episode.durable} steps on the server's disk")
     return 0
+
+
+def _stream(file: PlayFile, recorder: PlayRecorder) -> None:
+    steps = tqdm(file.steps(), total=len(file), desc="play", unit="step", leave=False, disable=None)
+    for observation, action, t_ns in steps:
+        recorder.step(observation, action, t_ns=t_ns)
+
+
+def _say_what_remains(recorder: PlayRecorder, file: str) -> None:
+    """Part of a file may be on the server; whoever sends it again would have it twice."""
+    if recorder.episodes:
+        names = " ".join(episode.id for episode in recorder.episodes)
+        print(
+            f"not all of {file} was recorded; the server keeps what it took. To delete that: "
+            f"selfalign-client play delete {names}",
+            file=sys.stderr,
+        )
 
 
 def list_episodes(endpoint: Endpoint, arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from client.play_file import BadPlayFile, PlayFile
 from client.tables import duration, size, table
 from server.wire.codec import unpack
 from server.wire.images import decode_image, encode_png
+from server.wire.problems import problem
 from tests.fakes.http_server import Answer, http_server
 from tests.fakes.server_replies import (
     INFO,
@@ -106,7 +107,7 @@ def test_act_says_the_last_command_and_a_blank_robot_with_targets_holds_mid_rang
         (["act", "--image", "front.png"], "expected CAMERA=FILE"),
         (["act"], "--state is missing; give joint"),
         (["act", "--blank", "--robot", "x"], "knows no robot 'x'; it knows arm"),
-        (["act", "--image", "front=/nowhere.png", "--state", "0"], "No such file"),
+        (["act", "--image", "front=/nowhere.png", "--state", "0"], "/nowhere.png: No such file"),
         (["play", "--from", "/nowhere.npz"], "no numpy archive"),
         (["robot", "add", "/nowhere.yaml"], "No such file"),
     ],
@@ -365,6 +366,74 @@ def test_a_play_file_that_is_none_says_what_is_expected(tmp_path: Path) -> None:
         with pytest.raises(BadPlayFile, match=reason) as caught:
             PlayFile.read(path)
         assert "pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"state": np.float32(3)}, r"state must be numbers \[n, m\], got float32 \[\]"),
+        ({"state": np.array(["a"] * 3)}, r"state must be numbers \[n, m\], got <U1"),
+        ({"t_ns": np.arange(3) * 0.1}, "t_ns must be integers .* nanoseconds, got float64"),
+        ({"instruction": np.array(["go"] * 3)}, "instruction must be one text, got <U2"),
+        ({"images/front": np.zeros((3, 4, 6), np.uint8)}, "images/front must be uint8 .*width, 3"),
+    ],
+)
+def test_a_play_file_with_an_array_of_another_kind_says_which(
+    tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    path, file = tmp_path / "play.npz", play_file(3)
+    whole = {"images/front": file.images["front"], "state": file.state, "action": file.action}
+    np.savez(path, allow_pickle=False, **{**whole, "t_ns": file.t_ns, **wrong})
+    with pytest.raises(BadPlayFile, match=said):
+        PlayFile.read(path)
+
+
+def test_a_play_file_without_a_step_is_refused(tmp_path: Path) -> None:
+    play_file(0).write(tmp_path / "play.npz")
+    with pytest.raises(BadPlayFile, match="holds no step"):
+        PlayFile.read(tmp_path / "play.npz")
+
+
+def test_play_that_is_refused_half_way_says_what_remains(capsys: Any, tmp_path: Path) -> None:
+    play_file(3).write(tmp_path / "play.npz")
+
+    def talk(connection: Any) -> None:
+        receive(connection)
+        send(connection, {"type": "started", "episode": "e1"})
+        receive(connection)
+        refused = problem("bad-play-step", "state is NaN").model_dump()
+        send(connection, {"type": "error", "problem": refused})
+        receive(connection)
+
+    with websocket_server(talk) as url:
+        code, _, err = run(capsys, "play", "--from", str(tmp_path / "play.npz"), "--url", url)
+    assert code == 1
+    assert "not all of play.npz was recorded" in err
+    assert "selfalign-client play delete e1" in err
+    assert "state is NaN" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--steps", "0"], "steps: Input should be greater than or equal to 1"),
+        (["--off", "dynamics", "--off", "perception", "--off", "inverse_dynamics"], "at least one"),
+        (["--note", "a" * 501], "note: String should have at most 500"),
+    ],
+)
+def test_a_session_that_cannot_be_asked_for_is_said_in_a_line(
+    capsys: Any, argv: list[str], message: str
+) -> None:
+    code, _, err = run(capsys, "align", "start", *argv)
+    assert (code, err.count("\n")) == (1, 1)
+    assert message in err
+    assert "pydantic" not in err
+
+
+def test_a_session_of_a_strange_name_is_not_another_route(capsys: Any) -> None:
+    with served({}) as fake:
+        run(capsys, "align", "watch", "../w", "--url", fake.url)
+        assert fake.asked[-1].route == "GET /align/..%2Fw"
 
 
 def test_tables_align_numbers_to_the_right() -> None:

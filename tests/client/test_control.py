@@ -201,6 +201,12 @@ def test_a_chunk_of_another_rate_is_refused_with_the_rate_to_use() -> None:
         rig.ticks(3)
 
 
+@pytest.mark.parametrize("rate_hz", [0, -10])
+def test_a_rate_that_is_none_is_refused(rate_hz: float) -> None:
+    with pytest.raises(ValueError, match=f"rate_hz must be positive, got {rate_hz}"):
+        ControlLoop(FakeRobot(), FakePolicy(), rate_hz=rate_hz)
+
+
 def test_counts_changes_of_w() -> None:
     rig = Rig()
     rig.ticks(10)

@@ -201,3 +201,10 @@ def test_ending_twice_is_fine() -> None:
     with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url)) as play:
         play.step(observation(0), [0])
         assert play.end() == play.end()
+
+
+def test_ending_before_the_first_step_leaves_an_empty_episode() -> None:
+    with websocket_server(FakeRecorder().talk) as url:
+        play = PlayRecorder(Endpoint(url))
+        assert play.end().is_sealed
+        assert [episode.received for episode in play.episodes] == [0]
