@@ -9,7 +9,7 @@ from typing import Literal, final
 
 from selfalign.data.episode_layout import EpisodeRecord, fsync_path, size_on_disk
 from selfalign.data.episode_reader import EpisodeInfo
-from selfalign.data.episode_writer import EpisodeWriter, StoreFull
+from selfalign.data.episode_writer import EpisodeWriter, StoreFull, StoreWriteError
 from selfalign.data.play_reader import PlayReader, UnknownEpisode
 from selfalign.errors import StoreError
 
@@ -85,6 +85,7 @@ class PlayShelf:
 
         Raises:
             StoreFull: deleting all of them would not do; then none is deleted.
+            StoreWriteError: the disk refused to delete one.
         """
         sealed = self._reader.sealed_records()
         victims = [r for i, r in sorted(sealed.items()) if self._use_of(i) is None]
@@ -118,7 +119,7 @@ class PlayShelf:
         Raises:
             UnknownEpisode: there is no episode of one of the names.
             EpisodeInUse: one of them must stay.
-            OSError: the disk refused; what comes before in the order given may be deleted.
+            StoreWriteError: the disk refused; what comes before in the order given is deleted.
         """
         sealed = self._reader.sealed_records()
         chosen = list(dict.fromkeys(episode_ids))
@@ -162,10 +163,14 @@ class PlayShelf:
 
     def _bury(self, episode_ids: list[str]) -> None:
         """Put sealed episodes out of sight. What is left of them, also recovery removes."""
-        for episode_id in episode_ids:
-            self._move_to_trash(self._folders.sealed_path(episode_id))
-        # Before the first file goes, so that a power cut brings none back with parts missing.
-        self._flush(", ".join(episode_ids), self._folders.episodes, self._folders.trash)
+        try:
+            for episode_id in episode_ids:
+                self._move_to_trash(self._folders.sealed_path(episode_id))
+        except OSError as error:
+            raise StoreWriteError(f"the disk refused to delete an episode: {error}") from error
+        finally:
+            # Before the first file goes, so that a power cut brings none back with parts missing.
+            self._flush(", ".join(episode_ids), self._folders.episodes, self._folders.trash)
 
     def _move_to_trash(self, path: Path) -> None:
         doomed = self._folders.trash / path.name

@@ -260,13 +260,10 @@ class PlayStore:
         Raises:
             EpisodeInUse: one is being written, held or pinned.
             UnknownEpisode: there is none of one of the names.
-            StoreError: the disk refused; some may be deleted.
+            StoreWriteError: the disk refused; some may be deleted.
         """
         self._require_open()
-        try:
-            records = self._shelf.delete(episode_ids, pinned=pinned)
-        except OSError as error:
-            raise StoreError(f"the disk refused to delete an episode: {error}") from error
+        records = self._shelf.delete(episode_ids, pinned=pinned)
         if sweep:
             self._shelf.sweep_all()
         return tuple(EpisodeInfo.of(record, pinned=False) for record in records)

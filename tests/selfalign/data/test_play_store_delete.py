@@ -156,6 +156,28 @@ def test_a_disk_that_refuses_is_reported(store):
     assert names(store) == [info.id]
 
 
+def test_a_disk_that_refuses_to_make_room_is_reported(tmp_path):
+    with open_store(tmp_path) as store:
+        old = record(store, 40)
+    with open_store(tmp_path, quota_bytes=old.bytes + 70_000) as store:
+        writer = open_episode(store, 3)
+        (tmp_path / "trash").rmdir()
+        with pytest.raises(StoreError, match="refused to delete"):
+            [writer.append(step(i, SPEC)) for i in range(3, 2000)]
+        (tmp_path / "trash").mkdir()
+        length = writer.received
+        assert_is_steps(store.open(writer.seal().id).read(0, length), 0, length, SPEC)
+
+
+def test_what_was_deleted_before_the_disk_refused_is_gone(store):
+    ids = [record(store, 4).id for _ in range(3)]
+    # A folder that is not empty is in the way.
+    (store.root / "trash" / f"{ids[1]}.zarr" / "x").mkdir(parents=True)
+    with pytest.raises(StoreError, match="refused to delete"):
+        store.delete(*ids)
+    assert names(store) == ids[1:]
+
+
 def test_deleting_needs_no_room(store):
     info = record(store, 4)
     with files_of_at_most(0):
