@@ -128,11 +128,12 @@ def _play_on_disk(
     )
 
 
-def too_little_play(robot: str, transitions: int, steps: int) -> NoPlayData:
-    """Return the error for play that does not suffice."""
+def too_little_play(robot: str, transitions: int, steps: int, *, hint: str = "") -> NoPlayData:
+    """Return the error for play that does not suffice; `hint`: what to do, but to record more."""
     return NoPlayData(
         f"robot {robot!r} has {transitions} transitions in {steps} durable steps of play, but "
-        f"alignment needs at least {MIN_TRANSITIONS}; record more (WS /play or POST /play)"
+        f"alignment needs at least {MIN_TRANSITIONS}; "
+        f"{hint or 'record more (WS /play or POST /play)'}"
     )
 
 

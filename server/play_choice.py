@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from selfalign.data.play_store import PlayStore, UnknownEpisode
-from selfalign.data.transitions import robot_starts
+from selfalign.data.transitions import TOLERANCE, robot_starts
 from selfalign.errors import SelfAlignError, StoreError
 from server.align_play import MIN_TRANSITIONS, too_little_play
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from selfalign.data.episode_reader import EpisodeReader
     from selfalign.data.play_reader import PlayReader
@@ -53,13 +57,16 @@ def choose_play(
     reader = PlayStore.reader(root)
     chosen = _latest(reader, spec) if wanted is None else _named(reader, spec, wanted)
     transitions = steps = 0
+    apart = []
     for episode in chosen:
         length = episode.length
         times = episode.read_times(0, length)
+        apart.append(np.diff(times))
         steps += length
         transitions += len(robot_starts(spec, times, length, stride=stride))
     if transitions < MIN_TRANSITIONS:
-        raise too_little_play(spec.name, transitions, steps)
+        hint = _wrong_rate(np.concatenate(apart), spec) if apart else ""
+        raise too_little_play(spec.name, transitions, steps, hint=hint)
     return tuple(episode.id for episode in chosen)
 
 
@@ -72,6 +79,20 @@ def are_there(root: Path, episodes: Sequence[str]) -> bool:
     except UnknownEpisode:
         return False
     return True
+
+
+def _wrong_rate(apart_ns: NDArray[np.int64], spec: RobotSpec) -> str:
+    """What is wrong with the time of most steps, if it is; more play of that kind is no help."""
+    if len(apart_ns) == 0:
+        return ""
+    median_ns = float(np.median(apart_ns))
+    if abs(median_ns - spec.period_ns) <= TOLERANCE * spec.period_ns:
+        return ""
+    return (
+        f"most of its steps are {median_ns * 1e-9:.3g} s apart by their t_ns, but rate_hz "
+        f"{spec.rate_hz:g} of the spec means {spec.period_ns * 1e-9:.3g} s: give t_ns in "
+        "nanoseconds, and record at the rate of the spec"
+    )
 
 
 def _latest(reader: PlayReader, spec: RobotSpec) -> list[EpisodeReader]:

@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from selfalign.data.spec import RobotSpec
 from selfalign.errors import SelfAlignError
 
+TOLERANCE = 0.5
+"""Largest deviation of the time between two steps from the period, as a share of it."""
+
 
 @final
 class TransitionError(SelfAlignError):
@@ -35,7 +38,7 @@ def rows_before(spec: RobotSpec) -> int:
 
 
 def transition_starts(
-    t_ns: ArrayLike, length: int, *, stride: int, period_ns: int, tolerance: float = 0.5
+    t_ns: ArrayLike, length: int, *, stride: int, period_ns: int, tolerance: float = TOLERANCE
 ) -> NDArray[np.int64]:
     """Return the steps i for which i to i + stride follow one another without a gap.
 

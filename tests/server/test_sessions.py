@@ -1,5 +1,6 @@
 """Alignment sessions: every way they can go, with a worker that does what the test says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from selfalign.errors import NoPlayData
 from server.play_choice import EpisodeNotFound, EpisodeOfAnother
 from server.session_errors import AlignBusy, UnknownSession
-from tests.fakes.play_steps import small_spec
-from tests.fakes.recorded import record
+from tests.fakes.play_steps import small_spec, step
+from tests.fakes.recorded import open_store, record
 from tests.fakes.session_desk import SPEC, Desk
 from tests.fakes.weights import snapshot_bytes
 
@@ -213,6 +214,18 @@ def test_too_little_play_is_refused(desk: Desk, tmp_path: Path) -> None:
     assert desk.begin()
 
 
+def test_play_with_time_in_another_unit_is_not_asked_for_more_of(tmp_path: Path) -> None:
+    with open_store(tmp_path / "play") as store:
+        writer = store.start_episode(small_spec())
+        for index in range(60):
+            one = step(index, writer.spec)
+            writer.append(replace(one, t_ns=one.t_ns // 1000))
+        writer.seal()
+    with pytest.raises(NoPlayData, match=r"0 transitions .* 0.0001 s apart .* nanoseconds") as said:
+        Desk(tmp_path).begin()
+    assert "record more" not in str(said.value)
+
+
 def test_no_play_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NoPlayData, match="needs at least 32"):
         Desk(tmp_path).begin()
@@ -225,6 +238,24 @@ def test_play_of_another_robot_is_neither_taken_nor_accepted(tmp_path: Path) -> 
         desk.begin()
     with pytest.raises(EpisodeOfAnother, match="'other'"):
         desk.begin(source={"episodes": [other]})
+
+
+def test_play_serves_every_spec_that_shares_its_w(tmp_path: Path) -> None:
+    spec = small_spec()
+    faster = spec.model_copy(update={"rate_hz": 20})
+    record(tmp_path / "play", 60, spec=faster)
+    (worded,) = record(
+        tmp_path / "play", 60, spec=spec.model_copy(update={"default_instruction": "lift it"})
+    )
+    desk = Desk(tmp_path)
+    desk.begin()
+    assert desk.worker.job.episodes == (worded,)
+
+
+def test_play_under_another_spec_of_the_robot_is_refused_by_what_differs(tmp_path: Path) -> None:
+    (old,) = record(tmp_path / "play", 60, spec=small_spec().model_copy(update={"rate_hz": 20}))
+    with pytest.raises(EpisodeOfAnother, match="differs in rate_hz"):
+        Desk(tmp_path).begin(source={"episodes": [old]})
 
 
 def test_sessions_that_ran_are_interrupted_after_a_restart(desk: Desk, tmp_path: Path) -> None:
