@@ -382,7 +382,11 @@ def test_a_play_file_with_an_array_of_another_kind_says_which(
     tmp_path: Path, wrong: dict[str, Any], said: str
 ) -> None:
     path, file = tmp_path / "play.npz", play_file(3)
-    whole = {"images/front": file.images["front"], "state": file.state, "action": file.action}
+    whole: dict[str, Any] = {
+        "images/front": file.images["front"],
+        "state": file.state,
+        "action": file.action,
+    }
     np.savez(path, allow_pickle=False, **{**whole, "t_ns": file.t_ns, **wrong})
     with pytest.raises(BadPlayFile, match=said):
         PlayFile.read(path)
