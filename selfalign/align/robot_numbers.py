@@ -89,10 +89,11 @@ class RobotNumbers:
         """Normalised and padded actions [B, H, A].
 
         `state_Bs` is the state before the first action and `last_Ba` the command before it, which
-        robots with targets need; None has them taken to hold where they are measured.
+        robots with targets need.
         """
         if self._targets is not None:
-            raw_BHa = self._targets.changes(raw_BHa, self._known(last_Ba, state_Bs))
+            assert last_Ba is not None, "targets need the command before"
+            raw_BHa = self._targets.changes(raw_BHa, last_Ba)
         if self._delta is not None:
             raw_BHa = self._delta.relative(raw_BHa, state_Bs)
         return self.action_normaliser.normalise(raw_BHa)
@@ -106,21 +107,12 @@ class RobotNumbers:
         """The inverse of `actions`: what the robot is to execute, [B, H, a]."""
         normaliser = self.action_normaliser
         if self._targets is not None:
-            changes = normaliser.denormalise(normalised_BHA)
-            return self._targets.targets(changes, self._known(last_Ba, state_Bs))
+            assert last_Ba is not None, "targets need the command before"
+            return self._targets.targets(normaliser.denormalise(normalised_BHA), last_Ba)
         if self._delta is None or not isinstance(normaliser, StatisticsNormaliser):
             return normaliser.denormalise(normalised_BHA)
         raw = normaliser.exact_back(normalised_BHA)
         return self._delta.absolute(raw, state_Bs).astype(np.float32)
-
-    def _known(
-        self, last_Ba: NDArray[np.floating] | None, state_Bs: NDArray[np.float32]
-    ) -> NDArray[np.floating]:
-        known = last_Ba
-        if known is None:
-            known = self.last_commands(state_Bs, [None] * len(state_Bs))
-        assert known is not None, "asked of a robot without targets"
-        return known
 
 
 _RULES: dict[str, Rule] = {"z_score": "z_score", "identity": "identity"}

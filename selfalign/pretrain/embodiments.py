@@ -4,7 +4,7 @@ Shape key: n rows of a group, N rows of a recording, A action numbers of the mod
 k stride.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from selfalign.align.targets import aligned_numbers
 from selfalign.data.recording import Recording
 from selfalign.model.config import ModelConfig
-from selfalign.sim.action_spaces import ActionSpace, ToolDelta, normalised_label, random_space
+from selfalign.sim.action_spaces import (
+    ActionSpace,
+    ToolDelta,
+    held,
+    normalised_label,
+    random_space,
+)
 from selfalign.sim.motion import Command
 from selfalign.sim.recording import commands_of
 from selfalign.sim.robots import Arm, make_arm
@@ -128,9 +134,8 @@ def relabel(
 
 def _motion(space: ActionSpace, command: Command, arm: Arm) -> float:
     """Mean square of the labels, less what they are for an arm that stands still; no gripper."""
-    measured = command.measured
-    still = replace(command, tool_target=measured.tool, joint_target=measured.joints)
-    shift = normalised_label(space, command, arm) - normalised_label(space, still, arm)
+    still = normalised_label(space, held(command.measured), arm)
+    shift = normalised_label(space, command, arm) - still
     return max(float(np.square(shift[:, :-1]).mean()), 1e-9)
 
 
