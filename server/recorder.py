@@ -306,12 +306,8 @@ def main(link: Link, config: dict[str, Any]) -> None:
 
 def record(link: Link, config: dict[str, Any]) -> None:
     """Record until the server says `exit` or is gone; then drain the ring and seal."""
-    memory = RingMemory(config["ring"])
-    messages = [link.receive()]
-    while messages[-1]["type"] != "open":
-        # Asked while we were being started.
-        messages.append(link.receive())
-    opened = messages.pop()
+    ring = RingReader(RingMemory(config["ring"]))
+    opened, messages = _opening(link)
     store = PlayStore(
         Path(config["root"]),
         quota_bytes=config["quota_bytes"],
@@ -321,11 +317,7 @@ def record(link: Link, config: dict[str, Any]) -> None:
     )
     store.hold(opened["held"])
     recorder = Recorder(
-        store,
-        RingReader(memory),
-        _telling(link),
-        flush_s=config["flush_s"],
-        idle_s=config["idle_s"],
+        store, ring, _telling(link), flush_s=config["flush_s"], idle_s=config["idle_s"]
     )
     recorder.resume(opened["episodes"], opened["ended"])
     link.send({"type": "ready"})
@@ -343,6 +335,14 @@ def record(link: Link, config: dict[str, Any]) -> None:
         messages.clear()
     recorder.close()
     store.close()
+
+
+def _opening(link: Link) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the server says first, and what it asked while this process was being started."""
+    early = []
+    while (message := link.receive())["type"] != "open":
+        early.append(message)
+    return message, early
 
 
 def _heard(link: Link, wake: int, timeout_s: float) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 Message = dict[str, Any]
 
 _IN_USE: Final = {
-    "recorded": "is being recorded; end it first (it also ends when its client is silent)",
+    "recorded": "is being recorded; end it first (it also ends when its client is silent, and one "
+    "that the disk refused to seal when the disk takes it)",
     "unfinished": "was left unfinished when the disk refused; the next start of the server seals "
     "it or sets it aside",
     "held": "is being read by alignment session {session}; wait for its end, or stop it "
