@@ -60,7 +60,7 @@ _MOST_NAMES_BYTES: Final = 2**18
 )
 async def list_play(request: Request, robot: str | None = None) -> Response:
     """Every episode, also those that are being recorded; with `robot` those of one robot."""
-    return reply(request, await asyncio.to_thread(_list, request.app.state.runtime, robot))
+    return reply(request, await asyncio.to_thread(_list, request.app.state.runtime, robot or None))
 
 
 @router.post(

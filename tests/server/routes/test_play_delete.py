@@ -69,6 +69,7 @@ def test_play_is_listed_by_robot_with_what_an_operator_asks_for(client: TestClie
     assert (episode.length, episode.pinned) == (20, False)
     assert episode.seconds == 20 / SPEC.rate_hz
     assert found.used_bytes == sum(e.bytes for e in listed(client).episodes)
+    assert listed(client, robot="") == listed(client)
     problem(client.get("/play", params={"robot": "nobody"}), 404, "unknown-robot")
 
 
