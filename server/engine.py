@@ -125,7 +125,10 @@ class _Seat:
             ObservationMismatch: an action is a target, and the command is not known.
         """
         sent = self.limits.checked(call.previous_action)
-        return sent if self._targets is None else self._targets.last(call.observation.state, sent)
+        if self._targets is None:
+            return sent
+        rest = None if call.continuation is None else call.continuation.actions
+        return self._targets.last(call.observation.state, sent, rest)
 
 
 @final

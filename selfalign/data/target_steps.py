@@ -40,18 +40,20 @@ class TargetSteps:
         """The targets of a robot; None if it has none."""
         return cls(spec) if spec.targets else None
 
-    def last(self, state: Floats, given: Floats | None) -> Floats:
+    def last(self, state: Floats, given: Floats | None, rest: Floats | None = None) -> Floats:
         """The last command `[a]`; NaN where nobody knows it, which is never in a target.
 
         That is the command `given`. Without it a robot that measures its targets, as numbers of
-        the state `[s]` with the same name and unit, is taken to hold where it is.
+        the state `[s]` with the same name and unit, is taken to hold where it is. An arm lags
+        behind what it is told: where a chunk is continued, whose `rest` is [n, a], the last
+        command is not farther than a step from the first row.
 
         Raises:
             ObservationMismatch: no command is given and the state does not tell, or what is given
                 is not one number for each action, near the limits in every target.
         """
         if given is None:
-            return self._held(state)
+            return self._held(state, rest)
         if given.shape != (self._width,):
             raise ObservationMismatch(
                 field="previous_action",
@@ -104,7 +106,7 @@ class TargetSteps:
                 place = np.clip(place + limited, self._low, self._high)
         return out
 
-    def _held(self, state: Floats) -> Floats:
+    def _held(self, state: Floats, rest: Floats | None) -> Floats:
         if self._measured is None:
             names = ", ".join(dimension.name for dimension in self._dimensions)
             raise ObservationMismatch(
@@ -115,6 +117,11 @@ class TargetSteps:
             )
         held = np.full(self._width, np.nan, np.float32)
         held[self._columns] = state[self._measured]
+        if rest is not None:
+            following = rest[0, self._columns]
+            held[self._columns] = np.clip(
+                held[self._columns], following - self._step, following + self._step
+            )
         return held
 
 

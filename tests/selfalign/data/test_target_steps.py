@@ -88,6 +88,14 @@ def test_without_one_the_measured_place_stands_in_by_name() -> None:
     np.testing.assert_array_equal(last, np.array([-0.5, 2.0, np.nan], np.float32))
 
 
+def test_what_is_continued_says_where_a_lagging_arm_was_last_sent() -> None:
+    steps, state = TargetSteps(target_spec(measured=True)), np.array([2.0, 0.9, -0.5])
+    far, near = np.array([[1.0, 1.0, 0.0]] * 2), np.array([[-0.4, 2.1, 0.0]])
+    np.testing.assert_allclose(steps.last(state, None, far), [0.5, 1.25, np.nan])
+    np.testing.assert_allclose(steps.last(state, None, near), [-0.5, 2.0, np.nan])
+    np.testing.assert_array_equal(steps.last(state, np.zeros(3), far), np.zeros(3))
+
+
 def other_unit(unit: str) -> TargetSteps:
     spec = target_spec(measured=True)
     state = (spec.state[0].model_copy(update={"unit": unit}), *spec.state[1:])

@@ -103,6 +103,18 @@ def test_a_measured_target_needs_no_command(client: TestClient, runtime: Runtime
     np.testing.assert_array_equal(fake_policy(runtime, "measured").last_commands[-1], LAST)
 
 
+def test_a_chunk_that_is_continued_says_where_a_lagging_arm_was_last_sent(
+    client: TestClient, runtime: Runtime
+) -> None:
+    """Else the rows that are being executed would be slowed down, and the robot pulled back."""
+    rest = np.array([[0.7, 0.5], [0.9, 0.5]], np.float32)
+    fake_policy(runtime, "measured").chunk = rest
+    body = observation(robot="measured", previous_actions=rest, inference_delay=1)
+    reply = read(post_act(client, body))
+    np.testing.assert_allclose(reply["actions"], rest, atol=1e-6)
+    assert reply["clamped_dims"] == []
+
+
 @pytest.mark.parametrize(
     ("previous", "message"),
     [
