@@ -8,7 +8,7 @@ thread, so a slow or dead server costs steps, never a tick.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Protocol, Self, final
 
@@ -68,6 +68,9 @@ class ControlLoop:
         held: The command [A] that keeps the robot where it stands. A robot whose spec names
             targets needs it, unless its state measures them: until the loop has sent a command
             this is the last one.
+        max_step: That of the robot's spec, an entry for each action, None where it is not limited.
+            A chunk that takes over late goes on from an older command than the last one; no such
+            jump reaches the robot then.
         clock: Where the time comes from.
         executor: What asks the policy; a thread of its own if None.
 
@@ -84,6 +87,7 @@ class ControlLoop:
         rate_hz: float,
         real_time: RealTimeChunking | None = None,
         held: NDArray[np.float32] | None = None,
+        max_step: Sequence[float | None] | None = None,
         clock: Clock | None = None,
         executor: Executor | None = None,
     ) -> None:
@@ -100,6 +104,7 @@ class ControlLoop:
         self._ask_again_at_s = -np.inf
         self._sequence = 0
         self._previous_action = held
+        self._max_step = _largest_steps(max_step)
         self._tally = Tally()
 
     def __enter__(self) -> Self:
@@ -166,8 +171,13 @@ class ControlLoop:
             self._robot.hold()
         else:
             self._tally.applied += 1
+            action = self._within_step(action)
             self._robot.apply(action)
             self._previous_action = action
+
+    def _within_step(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        last, step = self._previous_action, self._max_step
+        return action if last is None or step is None else np.clip(action, last - step, last + step)
 
     def _should_ask(self) -> bool:
         if self._pending is not None or self._clock.now_s() < self._ask_again_at_s:
@@ -251,3 +261,9 @@ class ControlLoop:
         self._ask_again_at_s = self._clock.now_s() + wait_s
         if self._tally.failures_in_a_row == 1:
             logger.warning("no chunk, the robot holds: %s", error)
+
+
+def _largest_steps(max_step: Sequence[float | None] | None) -> NDArray[np.float32] | None:
+    if max_step is None:
+        return None
+    return np.array([np.inf if step is None else step for step in max_step], np.float32)
