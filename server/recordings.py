@@ -37,6 +37,7 @@ _IN_USE: Final = {
     "it or sets it aside",
     "held": "is being read by alignment session {session}; wait for its end, or stop it "
     "(POST /align/{session}/stop, selfalign-client align stop {session})",
+    "released": "was being read by an alignment session until just now; try again",
     "pinned": 'is pinned; ask with "pinned": true (selfalign-client play delete --pinned) to '
     "delete it all the same",
 }
@@ -194,9 +195,9 @@ class Recordings:
             return PlayError(code, 500, f"{answer['message']}; {_LOOK}")
         episode, use = answer["episode"], answer["use"]
         session = self._session_of(episode) if use == "held" else None
-        why = _IN_USE[use].format(session=session or "(just ended)")
+        why = _IN_USE["released" if use == "held" and session is None else use]
         extra = {"session": session} if session else {}
-        detail = f"episode {episode} {why}. Nothing is deleted"
+        detail = f"episode {episode} {why.format(session=session)}. Nothing is deleted"
         return PlayError(code, 409, detail, episode=episode, use=use, **extra)
 
     def _session_of(self, episode: str) -> str | None:

@@ -82,6 +82,16 @@ async def test_why_an_episode_must_stay_is_said(desk: Desk, use: str, words: str
     assert (caught.value.extra["episode"], caught.value.extra["use"]) == ("e-1", use)
 
 
+@pytest.mark.asyncio
+async def test_a_session_that_ends_meanwhile_is_not_asked_to_stop(desk: Desk) -> None:
+    task = await desk.deleting("e-1")
+    desk.answer(code="episode-in-use", episode="e-1", use="held")
+    with pytest.raises(PlayError, match="until just now; try again") as caught:
+        await task
+    assert "session" not in caught.value.extra
+    assert "stop" not in str(caught.value)
+
+
 @pytest.mark.parametrize(("code", "status"), [("unknown-episode", 404), ("store-error", 500)])
 @pytest.mark.asyncio
 async def test_a_refusal_of_the_store_is_passed_on(desk: Desk, code: str, status: int) -> None:
