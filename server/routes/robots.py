@@ -9,9 +9,11 @@ from fastapi import APIRouter, Request, Response
 
 from selfalign.data.spec import RobotSpec
 from server.body import read_value, reply
+from server.problems import ProblemError
 from server.routes.info import describe_robot
 from server.routes.openapi import problems, reply_body, request_body
 from server.wire.messages import RobotList, RobotMessage, RobotReply
+from server.wire.problems import MAKE_ROOM
 
 if TYPE_CHECKING:
     from server.runtime import Runtime
@@ -76,7 +78,12 @@ async def get_robot(request: Request, robot: str) -> Response:
         200: reply_body(RobotReply, "The robot was known with this very spec"),
         201: reply_body(RobotReply, "The robot is new; it starts with the base W"),
         **problems(
-            "bad-message", "robot-exists", "body-too-large", "unsupported-media-type", "bad-spec"
+            "bad-message",
+            "robot-exists",
+            "body-too-large",
+            "unsupported-media-type",
+            "bad-spec",
+            "store-full",
         ),
     },
 )
@@ -87,6 +94,13 @@ async def add_robot(request: Request) -> Response:
     """
     runtime: Runtime = request.app.state.runtime
     spec = RobotSpec.from_mapping(await read_value(request, _MAX_SPEC_BYTES))
-    is_new = await asyncio.to_thread(runtime.add_robot, spec)
+    try:
+        is_new = await asyncio.to_thread(runtime.add_robot, spec)
+    except OSError as error:
+        raise ProblemError(
+            "store-full",
+            f"the disk refused to keep robot {spec.name!r} ({error.strerror or error}); send "
+            f"it again once there is room. {MAKE_ROOM}",
+        ) from error
     status = 201 if is_new else 200
     return reply(request, describe_robot(runtime, spec), status=status)

@@ -142,3 +142,17 @@ def _other_w(runtime: Runtime) -> bytes:
         note="",
     )
     return encode_snapshot(runtime.policy.base_w().map(lambda tensor: tensor * 0.5), meta)
+
+
+def test_a_disk_that_refuses_is_said_and_the_robot_can_be_sent_again(
+    client: TestClient, tmp_path: Path
+) -> None:
+    # A file in the way of the folder of its lineage makes every write there fail.
+    obstacle = tmp_path / "data" / "w" / "leg"
+    obstacle.touch()
+    refused = client.post("/robots", json=spec_body())
+    assert (refused.status_code, refused.json()["code"]) == (507, "store-full")
+    assert "'leg'" in refused.json()["detail"]
+    assert post_act(client, observation(robot="leg")).status_code == 404
+    obstacle.unlink()
+    assert client.post("/robots", json=spec_body()).status_code == 201
