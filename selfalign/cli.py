@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfalign.errors import SelfAlignError
+from selfalign.errors import SelfAlignError, StoreError
 from selfalign.experiments.ablate_command import add_options as add_ablate_options
 from selfalign.experiments.command import add_options as add_evaluate_options
 from selfalign.hub import resolve_model
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"selfalign: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nselfalign: interrupted; the same command goes on from here", file=sys.stderr)
+        goes_on = "; the same command goes on from here" if arguments.run in _GO_ON else ""
+        print(f"\nselfalign: interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
 
@@ -189,6 +190,10 @@ def _ablate(arguments: argparse.Namespace) -> None:
     print(run(arguments, load_config))
 
 
+# What keeps its progress on disk.
+_GO_ON = frozenset({_pretrain, _record, _evaluate, _ablate})
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from selfalign.model.checkpoint import load_policy, shipped_model_dir
 
@@ -254,6 +259,10 @@ def _export(arguments: argparse.Namespace) -> None:
     from selfalign.data.lerobot_export import export_play
     from selfalign.data.play_reader import PlayReader
 
+    if not arguments.play.is_dir():
+        raise StoreError(
+            f"{arguments.play} is no directory; give the play store of a server, DATA_DIR/play"
+        )
     done = export_play(
         PlayReader(arguments.play), arguments.to, ids=arguments.episode, robot=arguments.robot
     )

@@ -19,6 +19,7 @@ from selfalign.align.losses import NAMES
 from selfalign.align.robot_io import RobotIO
 from selfalign.data.play_store import EpisodeSlice
 from selfalign.data.transitions import robot_starts
+from selfalign.errors import NoPlayData
 from selfalign.experiments.peak_memory import Took, measured
 from selfalign.model.weights import FastWeights
 
@@ -63,10 +64,15 @@ class Alignment:
 
 
 def encode(io: RobotIO, play: EpisodeSlice) -> EncodedPlay:
-    """Split the transitions of an episode and compute their prefixes."""
+    """Split the transitions of an episode and compute their prefixes. Raises NoPlayData."""
     stride = io.policy.config.stride
     starts = robot_starts(io.spec, play.t_ns, len(play), stride=stride)
     split = split_held_out([starts], stride=stride)[0]
+    if not (len(split.train) and len(split.held_out)):
+        raise NoPlayData(
+            f"{len(play)} steps of play ({len(play) / io.spec.rate_hz:.3g} s) hold {len(starts)} "
+            "transitions, too few to train on some and judge on others; play longer"
+        )
     return EncodedPlay(io.transitions(play, split.train), io.transitions(play, split.held_out))
 
 

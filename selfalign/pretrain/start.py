@@ -12,6 +12,8 @@ from selfalign.model.config import ModelConfig
 from selfalign.model.policy import Policy
 from selfalign.pretrain.config import PretrainConfig
 
+# Geometry of what stays frozen after the prefix has been trained.
+_OF_PREFIX = ("vision.", "language.", "vocab_size ")
 _KEPT = ("init", "init_sha256", "data", "spec")
 
 
@@ -40,7 +42,7 @@ def recorded(config: PretrainConfig, run: Path) -> PretrainConfig:
     """Write config.json of a run, with the identity of the model that it starts from.
 
     Raises:
-        ModelError: the run was begun from another model or on other data.
+        ModelError: the run was begun from another model, with another geometry or on other data.
     """
     if config.init is not None:
         identity = load_policy(resolve_model(config.init)).base_sha256
@@ -55,20 +57,36 @@ def recorded(config: PretrainConfig, run: Path) -> PretrainConfig:
                     f"{run} was begun with {name} {was}, not {now}; go on as it was begun, or "
                     "choose another directory"
                 )
+    _check_prefix(config, run)
     file.write_text(config.model_dump_json(indent=2), encoding="utf-8")
     return config
 
 
+def _check_prefix(config: PretrainConfig, run: Path) -> None:
+    """The prefix that a run has trained must be one of this configuration."""
+    if not (run / "prefix" / "model.safetensors").exists():
+        return
+    differ = _differences(config.model, ModelConfig.load(run / "prefix" / CONFIG))
+    differ = [what for what in differ if what.startswith(_OF_PREFIX)]
+    if differ:
+        raise ModelError(
+            f"{run} was begun with another geometry than that of configuration {config.name!r}: "
+            f"{'; '.join(differ[:5])}; go on as it was begun, or choose another directory"
+        )
+
+
 def _check_geometry(config: PretrainConfig, held: ModelConfig) -> None:
-    asked, found = (_flat(model.model_dump(exclude={"variant"})) for model in (config.model, held))
-    wrong = [
-        f"{key} is {found[key]}, not {asked[key]}" for key in asked if found[key] != asked[key]
-    ]
+    wrong = _differences(config.model, held)
     if wrong:
         raise ModelError(
             f"{config.init} has another geometry than model of configuration {config.name!r}: "
             f"{'; '.join(wrong[:5])}; without `model` the configuration takes that of --init"
         )
+
+
+def _differences(wanted: ModelConfig, held: ModelConfig) -> list[str]:
+    asked, found = (_flat(model.model_dump(exclude={"variant"})) for model in (wanted, held))
+    return [f"{key} is {found[key]}, not {asked[key]}" for key in asked if found[key] != asked[key]]
 
 
 def _flat(data: dict[str, object], prefix: str = "") -> dict[str, object]:

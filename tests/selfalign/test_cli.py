@@ -187,3 +187,24 @@ def test_record_records_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(argv) == 0
     assert capsys.readouterr().out == first
     assert (tmp_path / "run" / "recording" / "images.npy").stat().st_mtime_ns == written
+
+
+def test_export_of_a_folder_that_is_not_there_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--play", str(tmp_path / "no"), "--to", str(tmp_path / "to")]) == 2
+    assert_refused(capsys, "no is no directory; give the play store of a server")
+
+
+def test_only_what_goes_on_after_an_interruption_says_that_it_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfalign.data.lerobot_export.export_play", interrupted)
+    monkeypatch.setattr("selfalign.pretrain.record.record_missing", interrupted)
+    assert main(["export", "--play", str(tmp_path), "--to", str(tmp_path / "to")]) == 130
+    assert capsys.readouterr().err == "\nselfalign: interrupted\n"
+    assert main(["record", "--config", "tiny_debug", "--run", str(tmp_path)]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err

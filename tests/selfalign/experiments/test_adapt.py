@@ -9,6 +9,7 @@ import torch
 from selfalign.align.aligner import Aligner, AlignmentConfig
 from selfalign.align.gates import GateConfig
 from selfalign.data.spec import RobotSpec
+from selfalign.errors import NoPlayData
 from selfalign.experiments.adapt import align, encode, fit, judge
 from selfalign.experiments.bench import Bench
 from selfalign.experiments.play import beginning, record_play, with_shuffled_actions
@@ -52,6 +53,11 @@ class OneEpisode:
 
 def job(spec: RobotSpec, tmp_path) -> AlignJob:
     return AlignJob(session="s", spec=spec, episodes=("e",), version=1, out=tmp_path / "w")
+
+
+def test_play_too_short_to_be_split_is_refused(bench: Bench) -> None:
+    with pytest.raises(NoPlayData, match=r"1 steps of play \(0.1 s\) hold 0 transitions"):
+        encode(bench.io, bench.play(0.1))
 
 
 def test_play_is_split_and_encoded_as_the_server_does(bench: Bench, tmp_path) -> None:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from selfalign.errors import ModelError
 from selfalign.model.checkpoint import load_policy, save_policy
 from selfalign.model.policy import Policy
 from selfalign.pretrain.config import PretrainConfig
+from selfalign.pretrain.start import recorded
 from selfalign.pretrain.trainer import prefix_policy, pretrain
 from tests.fakes.models import random_policy
 
@@ -41,6 +44,23 @@ def test_with_init_the_prefix_of_the_model_is_trained_on(
     before, after = policy.state_dict(), seen.state_dict()
     moved = {k: float((after[k] - before[k]).abs().max()) for k in before if "vision" in k}
     assert 0 < max(v for k, v in moved.items() if "spread" not in k) <= 1.1 * prefix.learning_rate
+
+
+def test_a_run_does_not_go_on_from_a_prefix_of_another_geometry(
+    config: PretrainConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    save_policy(Policy(config.model), run / "prefix")
+    recorded(config, run)
+    kept = (run / "config.json").read_text(encoding="utf-8")
+    language = config.model.language.model_copy(update={"depth": config.model.language.depth + 1})
+    other = config.model.model_copy(update={"language": language})
+
+    with pytest.raises(ModelError, match=r"another geometry .* language\.depth is .* not"):
+        recorded(config.model_copy(update={"model": other}), run)
+
+    assert (run / "config.json").read_text(encoding="utf-8") == kept
 
 
 def _start(config: PretrainConfig, tmp_path: Path) -> tuple[Policy, PretrainConfig]:
