@@ -15,8 +15,8 @@ from client.commands.status import status as show_status
 from client.endpoint import DEFAULT_URL, Endpoint
 from client.errors import ClientError
 from client.retry import Backoff
-from server.wire.messages import invalid_fields
 from server.wire.operator import DEFAULT_STEPS
+from server.wire.refusals import invalid_fields
 
 _EPILOGUE = """examples:
   selfalign-client status

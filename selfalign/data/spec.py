@@ -227,5 +227,23 @@ def _explain(error: ValidationError) -> str:
         where = ".".join(str(step) for step in item["loc"]) or "spec"
         got = repr(item["input"])
         shown = "" if isinstance(item["input"], dict) else f" (got {got[:80]})"
-        parts.append(f"{where}: {item['msg']}{shown}")
+        said = item["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
+        if item["type"] == "extra_forbidden":
+            said = _no_such_field(item["loc"])
+        parts.append(f"{where}: {said}{shown}")
     return "; ".join(parts)
+
+
+def _no_such_field(where: tuple[str | int, ...]) -> str:
+    """What to say of a field that is none; one of the wrong level is told its own."""
+    parts: dict[tuple[str | int, ...], type[BaseModel]] = {
+        (): RobotSpec,
+        ("cameras",): Camera,
+        ("state",): Dimension,
+        ("action",): Dimension,
+    }
+    model = parts.get(tuple(part for part in where[:-1] if isinstance(part, str)))
+    if where[-1] == "max_step":
+        return "max_step is one list for all actions, beside `action`: [0.1, null, ...]"
+    there = f"; there are {', '.join(model.model_fields)}" if model else ""
+    return f"there is no such field{there}"

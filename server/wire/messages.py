@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from server.wire.fields import Chunk, ImageValue, RobotName, Vector
 from server.wire.problems import Problem, WireError
+from server.wire.refusals import invalid_fields
 
 RequestT = TypeVar("RequestT", bound="BaseModel")
 
@@ -344,7 +345,7 @@ def read_request(model: type[RequestT], value: object, *, code: str = "bad-reque
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise invalid_fields(error, code=code) from None
+        raise invalid_fields(error, code=code, model=model) from None
 
 
 def read_play_message(value: object) -> PlayStart | PlayStepMessage | PlaySync | PlayEnd:
@@ -369,17 +370,3 @@ def read_play_answer(value: object) -> PlayStarted | PlayAck | PlaySealed | Play
         return _PLAY_ANSWER.validate_python(value)
     except ValidationError as error:
         raise invalid_fields(error, code="bad-message") from None
-
-
-def invalid_fields(error: ValidationError, *, code: str) -> WireError:
-    """The fields that pydantic refused, as one wire error; shows the first, lists all."""
-    fields = [
-        {
-            "field": ".".join(str(part) for part in item["loc"]),
-            "message": item["msg"].removeprefix("Value error, "),
-        }
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    shown = "; ".join(f"{item['field'] or 'message'}: {item['message']}" for item in fields[:3])
-    more = f" (and {len(fields) - 3} more)" if len(fields) > 3 else ""
-    return WireError(code, shown + more, errors=fields[:20])

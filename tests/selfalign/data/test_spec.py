@@ -167,6 +167,21 @@ def test_misspelt_field_is_refused():
     assert "rate" in refused(rate=10)
 
 
+def test_a_field_that_is_none_is_told_those_that_there_are():
+    assert "rate: there is no such field; there are name, rate_hz, cameras" in refused(rate=10)
+    action = [{**plain()["action"][0], "min": 0}]
+    assert "action.0.min: there is no such field; there are name, unit, low" in refused(
+        action=action
+    )
+    action = [{**plain()["action"][0], "max_step": 0.1}]
+    assert "max_step is one list for all actions" in refused(action=action)
+
+
+def test_messages_speak_of_no_python():
+    assert "max_step: Input should be a list (got 0.1)" in refused(max_step=0.1)
+    assert "Value error" not in refused(max_step=[0.1] * 9)
+
+
 def test_message_names_the_source_the_field_and_the_value():
     with pytest.raises(SpecError, match=r"body: rate_hz: .*got 'fast'"):
         RobotSpec.from_mapping(plain(rate_hz="fast"), source="body")

@@ -12,6 +12,7 @@ from server.wire.messages import (
     ActReply,
     ActRequest,
     PlayAck,
+    PlayRequest,
     PlayStepMessage,
     read_play_answer,
     read_play_message,
@@ -61,9 +62,22 @@ def test_huge_numbers_become_infinity_and_are_left_to_the_observation_check() ->
     assert read_request(ActRequest, _act(state=load_json("[1e60, NaN]"))).state[0] == np.inf
 
 
-def test_a_misspelt_field_is_named() -> None:
-    with pytest.raises(WireError, match="instuction"):
+def test_a_misspelt_field_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(WireError, match=r"instuction: there is no .* robot, images, state, instr"):
         read_request(ActRequest, _act(instuction="go"))
+    with pytest.raises(WireError, match=r"steps: there is no such field; .* source, budget"):
+        read_request(AlignRequest, {"steps": 3})
+    with pytest.raises(WireError, match=r"budget.step: .* there are steps, seconds$"):
+        read_request(AlignRequest, {"budget": {"step": 3}})
+    with pytest.raises(WireError, match=r"steps.0.acton: .* images, state, action, t_ns"):
+        read_request(PlayRequest, {"steps": [{"acton": [0.0]}]})
+    with pytest.raises(WireError, match=r"start.robt: there is no such field$"):
+        read_play_message({"type": "start", "robt": "arm"})
+
+
+def test_a_play_message_without_a_type_says_which_there_are() -> None:
+    with pytest.raises(WireError, match="`type` is missing: start, step, sync or end"):
+        read_play_message({"state": [0.0]})
 
 
 def test_the_client_clock_must_be_a_number_that_json_can_hold() -> None:
