@@ -8,6 +8,7 @@ import numpy as np
 
 from selfalign.data.play_store import PlayStore, UnknownEpisode
 from selfalign.data.transitions import TOLERANCE, robot_starts
+from selfalign.data.w_spec import differing_fields, w_spec_sha256
 from selfalign.errors import SelfAlignError, StoreError
 from server.align_play import MIN_TRANSITIONS, too_little_play
 
@@ -46,7 +47,7 @@ def choose_play(
 
     Args:
         root: The play store.
-        spec: The robot; only play recorded under this very spec is used.
+        spec: The robot; only play recorded under a spec that shares its W is used.
         wanted: The episodes asked for; None for the most recent play.
         stride: Steps from the first to the last of a transition.
 
@@ -98,6 +99,7 @@ def _wrong_rate(apart_ns: NDArray[np.int64], spec: RobotSpec) -> str:
 def _latest(reader: PlayReader, spec: RobotSpec) -> list[EpisodeReader]:
     chosen: list[EpisodeReader] = []
     steps = 0
+    mine = w_spec_sha256(spec)
     for info in reversed(reader.episodes()):
         if info.robot != spec.name or info.length == 0:
             continue
@@ -106,7 +108,7 @@ def _latest(reader: PlayReader, spec: RobotSpec) -> list[EpisodeReader]:
         except StoreError:
             # Deleted to make room since it was listed.
             continue
-        if episode.spec.digest == spec.digest:
+        if w_spec_sha256(episode.spec) == mine:
             chosen.append(episode)
             steps += info.length
         if steps >= LIVE_STEPS:
@@ -121,10 +123,14 @@ def _named(reader: PlayReader, spec: RobotSpec, wanted: Sequence[str]) -> list[E
             episode = reader.open(episode_id)
         except UnknownEpisode as error:
             raise EpisodeNotFound(f"{error}; GET /play lists what there is") from None
-        if episode.spec.digest != spec.digest:
+        if episode.spec.name != spec.name:
             raise EpisodeOfAnother(
-                f"episode {episode_id} is of robot {episode.spec.name!r} (spec "
-                f"{episode.spec.digest[:12]}), not of {spec.name!r} (spec {spec.digest[:12]})"
+                f"episode {episode_id} is of robot {episode.spec.name!r}, not of {spec.name!r}"
+            )
+        if differ := differing_fields(episode.spec, spec):
+            raise EpisodeOfAnother(
+                f"episode {episode_id} was recorded under another spec of {spec.name!r}, which "
+                f"differs in {', '.join(differ)}; record play again"
             )
         chosen.append(episode)
     return chosen
