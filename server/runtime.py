@@ -112,6 +112,7 @@ class Runtime:
         Raises:
             SpecError: the model cannot take this spec.
             ProblemError: `robot-exists`, a robot of this name has another spec.
+            OSError: the disk refuses the spec; the robot is not served.
         """
         with self._adding:
             known = self.robots.get(spec.name)
@@ -123,9 +124,16 @@ class Runtime:
                     f"robot {spec.name!r} is known with another spec (sha256 {known.digest[:12]}, "
                     f"yours {spec.digest[:12]}); W belongs to one spec, so give it a new name",
                 )
-            self._serve(self._robot_policy(self.policy, spec))
-            self._robots_dir.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._robots_dir / f"{spec.name}.yaml", spec.to_yaml().encode())
+            robot = self._robot_policy(self.policy, spec)
+            file = self._robots_dir / f"{spec.name}.yaml"
+            # First on disk: a robot that is served is there after the next start.
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, spec.to_yaml().encode())
+            try:
+                self._serve(robot)
+            except BaseException:
+                file.unlink(missing_ok=True)
+                raise
             return True
 
     async def start(self) -> None:

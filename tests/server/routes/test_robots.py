@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -144,15 +145,21 @@ def _other_w(runtime: Runtime) -> bytes:
     return encode_snapshot(runtime.policy.base_w().map(lambda tensor: tensor * 0.5), meta)
 
 
+# A file in the way of its lineage's folder, a folder in that of its spec: every write there fails.
+@pytest.mark.parametrize("obstacle", ["w/leg", "robots/leg.yaml/in/the/way"])
 def test_a_disk_that_refuses_is_said_and_the_robot_can_be_sent_again(
-    client: TestClient, tmp_path: Path
+    client: TestClient, tmp_path: Path, obstacle: str
 ) -> None:
-    # A file in the way of the folder of its lineage makes every write there fail.
-    obstacle = tmp_path / "data" / "w" / "leg"
-    obstacle.touch()
+    data = tmp_path / "data"
+    (data / obstacle).parent.mkdir(parents=True, exist_ok=True)
+    (data / obstacle).touch()
     refused = client.post("/robots", json=spec_body())
     assert (refused.status_code, refused.json()["code"]) == (507, "store-full")
     assert "'leg'" in refused.json()["detail"]
     assert post_act(client, observation(robot="leg")).status_code == 404
-    obstacle.unlink()
+    (data / obstacle).unlink()
+    assert not (data / "robots" / "leg.yaml").is_file()
+    if obstacle.startswith("robots"):
+        shutil.rmtree(data / "robots" / "leg.yaml")
     assert client.post("/robots", json=spec_body()).status_code == 201
+    assert (data / "robots" / "leg.yaml").is_file()
