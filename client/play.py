@@ -10,6 +10,7 @@ from typing import Any, Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed
 
 from client.chunk import Observation
 from client.endpoint import Endpoint
@@ -129,7 +130,7 @@ class PlayRecorder:
                 self._unacknowledged.append(message)
                 sent = True
                 socket.look()
-                socket.send(message)
+                self._send(socket, message)
             self._read_arrived(socket)
             if len(self._unacknowledged) >= self._window:
                 self._synchronise(socket)
@@ -170,19 +171,27 @@ class PlayRecorder:
         for message in self._unacknowledged:
             socket.send(message)
 
+    def _send(self, socket: Socket, message: bytes) -> None:
+        try:
+            socket.send(message)
+        except ConnectionClosed:
+            # A refusal may have arrived before the end: it says why.
+            self._read_arrived(socket)
+            raise
+
     def _read_arrived(self, socket: Socket) -> None:
         while (body := socket.poll()) is not None:
             self._note(body)
 
     def _synchronise(self, socket: Socket) -> None:
         self._read_arrived(socket)
-        socket.send(_SYNC)
+        self._send(socket, _SYNC)
         self._note(socket.receive())
         while self._unacknowledged:
             self._note(socket.receive())
 
     def _seal(self, socket: Socket) -> None:
-        socket.send(_END)
+        self._send(socket, _END)
         while not self._episodes[-1].is_sealed:
             self._note(socket.receive())
 

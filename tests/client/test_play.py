@@ -1,5 +1,6 @@
 """Streaming play: acknowledgements, a full window, a broken connection, refusals."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,26 @@ def test_an_exception_of_the_robot_leaves_the_episode_unsealed() -> None:
     assert not play.episodes[0].is_sealed
 
 
+@pytest.mark.parametrize("then", ["step", "sync", "end"])
+def test_a_refusal_before_the_end_of_the_connection_is_told(then: str) -> None:
+    def talk(connection: ServerConnection) -> None:
+        receive(connection)
+        send(connection, {"type": "started", "episode": "e1"})
+        receive(connection)
+        refused = problem("bad-play-step", "state is NaN").model_dump()
+        if not gone.is_set():
+            send(connection, {"type": "error", "problem": refused})
+        connection.close()
+        gone.set()
+
+    gone = threading.Event()
+    told = pytest.raises(ServerProblem, match="state is NaN")
+    with websocket_server(talk) as url, told, PlayRecorder(Endpoint(url)) as play:
+        play.step(observation(0), [0])
+        assert gone.wait(5)
+        play.step(observation(1), [1]) if then == "step" else getattr(play, then)()
+
+
 def test_ending_twice_is_fine() -> None:
     fake = FakeRecorder()
     with websocket_server(fake.talk) as url, PlayRecorder(Endpoint(url)) as play:
@@ -204,7 +225,6 @@ def test_ending_twice_is_fine() -> None:
 
 
 def test_ending_before_the_first_step_leaves_an_empty_episode() -> None:
-    with websocket_server(FakeRecorder().talk) as url:
-        play = PlayRecorder(Endpoint(url))
+    with websocket_server(FakeRecorder().talk) as url, PlayRecorder(Endpoint(url)) as play:
         assert play.end().is_sealed
         assert [episode.received for episode in play.episodes] == [0]
