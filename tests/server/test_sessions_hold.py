@@ -1,20 +1,16 @@
 """What a session reads is held from the choice to the end, and what has gone is not chosen."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from selfalign.data.episode_reader import EpisodeReader
+from selfalign.data.play_reader import PlayReader
 from selfalign.data.play_store import PlayStore
 from server.play_choice import EpisodeNotFound
-from server.wire.operator import AlignRequest
 from tests.fakes.recorded import record
-from tests.fakes.session_desk import SPEC, Desk
-
-if TYPE_CHECKING:
-    from selfalign.data.spec import RobotSpec
+from tests.fakes.session_desk import Desk
 
 
 @pytest.fixture
@@ -50,27 +46,23 @@ def test_a_session_that_cannot_be_handed_over_does_not_stand_in_the_way(desk: De
     desk.begin()
 
 
-class WatchedSpec:
-    """A spec that says when it is compared with that of an episode."""
-
-    def __init__(self, on_digest: Callable[[], None]) -> None:
-        self._on_digest = on_digest
-
-    @property
-    def digest(self) -> str:
-        self._on_digest()
-        return SPEC.digest
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(SPEC, name)
-
-
-def test_an_episode_deleted_while_it_is_looked_at_is_not_chosen(tmp_path: Path) -> None:
+def test_an_episode_deleted_while_it_is_looked_at_is_not_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = record(tmp_path / "play", 60, 60)
     path = PlayStore.reader(tmp_path / "play").locate(second)
-    spec = WatchedSpec(lambda: shutil.rmtree(path, ignore_errors=True))
-    sessions = Desk(tmp_path).sessions
-    assert sessions._held_play("s-1", cast("RobotSpec", spec), AlignRequest()) == (first,)
+    open_episode = PlayReader.open
+
+    def open_and_lose(reader: PlayReader, episode_id: str) -> EpisodeReader:
+        episode = open_episode(reader, episode_id)
+        if episode_id == second:
+            shutil.rmtree(path)
+        return episode
+
+    monkeypatch.setattr(PlayReader, "open", open_and_lose)
+    desk = Desk(tmp_path)
+    desk.begin()
+    assert desk.worker.job.episodes == (first,)
 
 
 @pytest.mark.parametrize("is_named", [True, False])
