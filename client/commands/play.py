@@ -54,6 +54,7 @@ def _say_what_remains(recorder: PlayRecorder, file: str) -> None:
 
 def list_episodes(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     """Print what has been recorded, of all robots or of one, and the room that is left."""
+    _refuse_file(arguments, "list")
     with OperatorClient(endpoint) as operator:
         found = operator.episodes(robot=arguments.robot)
     if found.episodes:
@@ -66,6 +67,7 @@ def list_episodes(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
 
 def delete(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     """Delete episodes, once it is confirmed. Code 1 if it is not."""
+    _refuse_file(arguments, "delete")
     with OperatorClient(endpoint) as operator:
         chosen = _chosen(operator.episodes(), arguments.episodes)
         if not arguments.yes and not _is_confirmed(chosen):
@@ -77,6 +79,11 @@ def delete(endpoint: Endpoint, arguments: argparse.Namespace) -> int:
     print(f"{_count(len(deleted.deleted))} deleted, {size(deleted.freed_bytes)} freed")
     print(play_line(left))
     return 0
+
+
+def _refuse_file(arguments: argparse.Namespace, command: str) -> None:
+    if arguments.file is not None:
+        raise ClientError(f"--from sends play; it does not go with `play {command}`")
 
 
 def play_line(play: EpisodeList) -> str:

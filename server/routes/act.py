@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.routing import APIRoute
@@ -14,6 +14,7 @@ from server.direct_line import direct_line
 from server.problems import status_of
 from server.routes.info import describe
 from server.routes.openapi import ACT_BODY, ACT_REPLIES
+from server.routes.query import refuse_unknown
 from server.wire.codec import pack
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class _PlainRoute(APIRoute):
 
 
 router = APIRouter(tags=["act"], route_class=_PlainRoute)
+
+_QUERY: Final = ("robot",)
 
 
 @router.post(
@@ -76,6 +79,7 @@ async def act_stream(websocket: WebSocket) -> None:
 
 
 async def _answer(runtime: Runtime, request: Request) -> Response:
+    refuse_unknown(request, _QUERY)
     body_format = request_format(request)
     answer_format = reply_format(request, default=body_format)
     body = await read_body(request, runtime.settings.max_body_bytes)

@@ -15,6 +15,7 @@ from server.events import parse_event_id, server_sent
 from server.head import is_head
 from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body, request_body
+from server.routes.query import KnownQueryRoute
 from server.wire.messages import read_request
 from server.wire.operator import DEFAULT_STEPS, AlignList, AlignRequest, AlignSession
 from server.wire.problems import MAKE_ROOM
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/align", tags=["align"])
+router = APIRouter(prefix="/align", tags=["align"], route_class=KnownQueryRoute)
 
 _MAX_REQUEST_BYTES = 2**18
 _EXAMPLE: Final[dict[str, Any]] = {
@@ -96,12 +97,12 @@ async def align(request: Request) -> Response:
     operation_id="list_align",
     summary="All sessions",
     response_class=Response,
-    responses={200: reply_body(AlignList, "Sessions, newest first")},
+    responses={200: reply_body(AlignList, "Sessions, newest first"), **problems("unknown-robot")},
 )
-async def list_align(request: Request) -> Response:
-    """All sessions, newest first, also those of before the last restart."""
+async def list_align(request: Request, robot: str | None = None) -> Response:
+    """All sessions, newest first, also those of before the last restart; or those of one robot."""
     runtime: Runtime = request.app.state.runtime
-    return reply(request, await asyncio.to_thread(_list, runtime))
+    return reply(request, await asyncio.to_thread(_list, runtime, robot or None))
 
 
 @router.get(
@@ -168,8 +169,12 @@ async def stop_align(request: Request, session: str) -> Response:
     return reply(request, stopped.model_dump(mode="json"), status=202)
 
 
-def _list(runtime: Runtime) -> dict[str, Any]:
-    return {"sessions": [each.model_dump(mode="json") for each in runtime.sessions.list()]}
+def _list(runtime: Runtime, robot: str | None) -> dict[str, Any]:
+    found = [each for each in runtime.sessions.list() if robot in (None, each.robot)]
+    if not found and robot is not None:
+        # Sessions may be left of a robot that is not served any more; of one unheard of are none.
+        runtime.spec(robot)
+    return {"sessions": [each.model_dump(mode="json") for each in found]}
 
 
 async def _value(request: Request) -> Any:

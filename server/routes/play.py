@@ -12,6 +12,7 @@ from server.play_steps import read_steps
 from server.play_stream import PlayStream
 from server.problems import ProblemError
 from server.routes.openapi import EXAMPLE_IMAGE, problems, reply_body, request_body
+from server.routes.query import KnownQueryRoute
 from server.wire.messages import PlayReply, PlayRequest, read_request
 from server.wire.operator import DeletedPlay, DeletePlay, EpisodeList
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from server.episode import Episode
     from server.runtime import Runtime
 
-router = APIRouter(tags=["play"])
+router = APIRouter(tags=["play"], route_class=KnownQueryRoute)
 
 _EXAMPLE: Final[dict[str, Any]] = {
     "robot": "panda",

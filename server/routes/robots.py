@@ -12,6 +12,7 @@ from server.body import read_value, reply
 from server.problems import ProblemError
 from server.routes.info import describe_robot
 from server.routes.openapi import problems, reply_body, request_body
+from server.routes.query import KnownQueryRoute
 from server.wire.messages import RobotList, RobotMessage, RobotReply
 from server.wire.problems import MAKE_ROOM
 
@@ -33,7 +34,7 @@ _TARGETS_EXAMPLE: Final[dict[str, Any]] = _EXAMPLE | {
     "targets": ["tool_x"],
 }
 
-router = APIRouter(tags=["robots"])
+router = APIRouter(tags=["robots"], route_class=KnownQueryRoute)
 
 
 @router.get(

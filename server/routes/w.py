@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from server.body import read_body, reply
 from server.problems import ProblemError
 from server.routes.openapi import problems, reply_body
+from server.routes.query import KnownQueryRoute
 from server.wire.operator import SnapshotInfo, SnapshotList, SwapReply
 from server.wire.problems import MAKE_ROOM
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from server.lineage import VersionRecord
     from server.runtime import Runtime
 
-router = APIRouter(prefix="/w", tags=["w"])
+router = APIRouter(prefix="/w", tags=["w"], route_class=KnownQueryRoute)
 
 _SAFETENSORS: Final = "application/vnd.safetensors"
 _BINARY: Final = (_SAFETENSORS, "application/octet-stream")

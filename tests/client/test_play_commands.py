@@ -121,3 +121,13 @@ def test_an_empty_store_says_how_to_fill_it(capsys: Any) -> None:
     assert code == 0
     assert out.startswith("no play recorded yet; send some with: selfalign-client play --from")
     assert "0 B of at most 4.0 GB" in out
+
+
+@pytest.mark.parametrize("command", [["list"], ["delete", "e1", "--yes"]])
+def test_a_file_to_send_does_not_go_with_a_list_or_a_deletion(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    with http_server(ANSWERS) as fake:
+        code, _, err = run(capsys, "play", "--from", "play.npz", "--url", fake.url, *command)
+    assert (code, list(fake.asked)) == (1, [])
+    assert f"--from sends play; it does not go with `play {command[0]}`" in err

@@ -211,6 +211,8 @@ def test_sessions_outlive_the_server(tmp_path: Path) -> None:
         assert [session["id"] for session in sessions] == [running, done["id"]]
         assert sessions[0]["state"] == "interrupted"
         assert sessions[1] == done
+        assert client.get("/align", params={"robot": done["robot"]}).json()["sessions"] == sessions
+        problem(client.get("/align", params={"robot": "leg"}), 404, "unknown-robot")
         assert [name for _, name, _ in follow(client, running)] == ["end"]
 
 

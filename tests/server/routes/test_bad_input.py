@@ -264,3 +264,21 @@ def test_a_robot_that_asks_for_more_than_the_model_has_is_refused(client: TestCl
 
     with pytest.raises(SpecError, match="9 cameras"):
         RobotIO(dummy_policy(), spec)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("POST", "/w/rollback?robto=arm", ("'robto'", "it takes robot")),
+        ("GET", "/w?robots=arm", ("'robots'", "it takes robot")),
+        ("POST", "/w/1/activate?forced=true", ("'forced'", "robot, force")),
+        ("POST", "/act?robto=arm", ("'robto'", "it takes robot")),
+        ("POST", "/play?robot=arm", ("'robot'", "it takes none")),
+        ("POST", "/align?robot=arm", ("'robot'", "it takes none")),
+        ("GET", "/robots?name=arm", ("'name'", "it takes none")),
+    ],
+)
+def test_a_misspelt_query_is_refused_instead_of_meaning_the_default_robot(
+    client: TestClient, method: str, path: str, said: tuple[str, ...]
+) -> None:
+    assert_problem(client.request(method, path), 422, "bad-request", *said)
