@@ -5,7 +5,7 @@ space, so that a new action space costs no rendering.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -118,3 +118,19 @@ class Recording:
 
     def __getitem__(self, field: str) -> NDArray[Any]:
         return self._arrays[field][: self.length]
+
+
+def join_recordings(parts: Sequence[Path], directory: Path) -> None:
+    """Write finished recordings one after another as one, into a new directory.
+
+    Raises StoreError where a part is not finished or the directory holds a recording.
+    """
+    found = [Recording(part) for part in parts]
+    keypoints = found[0]["keypoints"].shape[1] if found else 0
+    with RecordingWriter(directory, sum(len(part) for part in found), keypoints) as writer:
+        for part in found:
+            for episode in part.episodes:
+                rows = slice(episode["start"], episode["stop"])
+                writer.append_episode(
+                    {name: part[name][rows] for name in (*_FIELDS, "keypoints")}, episode
+                )

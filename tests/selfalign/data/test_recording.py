@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfalign.data.recording import IMAGE_SIZE, JOINTS, PLAY, Recording, RecordingWriter
+from selfalign.data.recording import (
+    IMAGE_SIZE,
+    JOINTS,
+    PLAY,
+    Recording,
+    RecordingWriter,
+    join_recordings,
+)
 from selfalign.errors import StoreError
 
 
@@ -74,3 +81,23 @@ def test_episode_beyond_the_capacity_is_refused_whole(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="holds 4 frames; 5 do not fit"):
             writer.append_episode(rows(2, 2), {})
     assert len(Recording(tmp_path)) == 3
+
+
+def test_joined_recordings_are_one(tmp_path: Path) -> None:
+    for name, value in (("a", 7), ("b", 9)):
+        with RecordingWriter(tmp_path / name, capacity=9, n_keypoints=2) as writer:
+            writer.append_episode(rows(3, value), {"group": value})
+            writer.append_episode(rows(1, value + 1), {"group": value})
+    join_recordings([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
+    joined = Recording(tmp_path / "all")
+    assert [(e["group"], e["start"], e["stop"]) for e in joined.episodes] == [
+        (7, 0, 3),
+        (7, 3, 4),
+        (9, 4, 7),
+        (9, 7, 8),
+    ]
+    assert joined["tool"][:, 0].tolist() == [7, 7, 7, 8, 9, 9, 9, 10]
+    assert joined["episode"].tolist() == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert joined["step"].tolist() == [0, 1, 2, 0, 0, 1, 2, 0]
+    with pytest.raises(StoreError, match="holds no finished recording"):
+        join_recordings([tmp_path / "c"], tmp_path / "other")
