@@ -101,7 +101,16 @@ class Stage1Config(_Frozen):
         0.0, ge=0, le=1, description="Embodiments whose joint limits are declared at random"
     )
     arm_families: dict[str, dict[str, float]] = Field(
-        {}, description="By arm: its spaces that are not canonical, instead of `families`"
+        {}, description="By kind of arm: spaces that are not canonical, instead of `families`"
+    )
+    arm_limits: dict[str, float] = Field(
+        {}, description="By kind of arm: share of random limits, instead of `other_limits`"
+    )
+    arm_shares: dict[str, float] = Field(
+        {}, description="By kind of arm: share of embodiments [that of the recorded groups]"
+    )
+    support: float = Field(
+        0.5, gt=0, lt=1, description="Share of a group's play that W is aligned on; the rest judges"
     )
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -170,7 +179,9 @@ class PretrainConfig(_Frozen):
 
     @model_validator(mode="after")
     def _other_limits_are_possible(self) -> Self:
-        if self.stage1.other_limits and (self.data or self.model.flavour == "pi05"):
+        if (self.stage1.other_limits or self.stage1.arm_limits) and (
+            self.data or self.model.flavour == "pi05"
+        ):
             raise ValueError(
                 "stage1.other_limits needs the simulator's play and a model of flavour pi0: a "
                 "dataset states its limits, and pi05 reads states in the cached prefix"

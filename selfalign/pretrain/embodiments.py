@@ -101,11 +101,13 @@ def relabel(
     width: int,
     *,
     swap: bool = False,
+    support_share: float = 0.5,
     state_numbers: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> Embodiment:
     """Number the recorded motion of a group in an action space.
 
-    The first half of the play is for alignment and the second to judge it; `swap` swaps them.
+    The first part of the play, `support_share` of it, is for alignment and the rest to judge it;
+    with `swap` the last part is for alignment.
     `state_numbers` are scale and shift of its state, where its declared limits are not the arm's.
     """
     fields = (
@@ -124,8 +126,8 @@ def relabel(
     actions = np.zeros((n, width), np.float32)
     actions[:, :count] = labels
     aligned = aligned_numbers((limit.name for limit in space.dims(group.arm)), width)
-    first, second = np.array_split(group.transitions, 2)
-    support, query = (second, first) if swap else (first, second)
+    played = group.transitions[::-1] if swap else group.transitions
+    support, query = np.split(played, [round(support_share * len(played))])
     motion = _motion(space, command, group.arm) / _motion(ToolDelta(), command, group.arm)
     has = np.arange(width) < count
     scale, shift = state_numbers or (np.ones(1, np.float32), np.zeros(1, np.float32))

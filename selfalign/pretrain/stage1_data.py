@@ -30,6 +30,7 @@ from selfalign.pretrain.embodiments import (
     relabel,
 )
 from selfalign.pretrain.hindsight import LabelledPlay
+from selfalign.sim.arm import Arm
 
 Part = Literal["support", "query"]
 PARTS: tuple[Part, Part] = ("support", "query")
@@ -107,18 +108,36 @@ class Stage1Data:
                 f"{len(self.held_out_groups)} of {held_out} held out; record more groups or demos"
             )
         self.play_length = play_length(cache, recording)
+        self._of_kind: dict[str, list[Group]] = {}
+        for group in self.train_groups:
+            self._of_kind.setdefault(kind_of(group.arm), []).append(group)
 
     def draw(
         self, seed: int, group_seed: int, canonical: float, config: Stage1Config
     ) -> Embodiment:
         """A training embodiment: its group from one seed, its action space from another."""
         rng = np.random.default_rng(seed)
-        group = self.train_groups[group_seed % len(self.train_groups)]
-        families = config.arm_families.get(group.arm.name, config.families)
+        group = self._group(group_seed, config.arm_shares)
+        families = config.arm_families.get(kind_of(group.arm), config.families)
         if rng.random() < canonical:
             families = config.canonical_families
         swap = bool(rng.random() < 0.5)
-        return self.embodiment(group, rng, families, config.other_limits, swap=swap)
+        return self.embodiment(group, rng, families, config, swap=swap)
+
+    def _group(self, seed: int, shares: dict[str, float]) -> Group:
+        """The group of a seed; of a kind of arm drawn by its share, where there are shares."""
+        if not shares:
+            return self.train_groups[seed % len(self.train_groups)]
+        missing = sorted(shares.keys() - self._of_kind.keys())
+        if missing:
+            raise StoreError(
+                f"stage1.arm_shares names {', '.join(missing)}; {self.recording.directory} has "
+                f"groups to train on of: {', '.join(sorted(self._of_kind))}"
+            )
+        rng = np.random.default_rng(seed)
+        weights = np.array(list(shares.values()))
+        groups = self._of_kind[list(shares)[rng.choice(len(shares), p=weights / weights.sum())]]
+        return groups[rng.integers(len(groups))]
 
     def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[Embodiment]]:
         """Unseen cameras with unseen spaces, by family; always the same for a seed."""
@@ -126,9 +145,7 @@ class Stage1Data:
         out = {}
         for family in ("tool_canonical", *config.families):
             rng = np.random.default_rng((seed, 77))
-            out[family] = [
-                self.embodiment(group, rng, {family: 1.0}, config.other_limits) for group in groups
-            ]
+            out[family] = [self.embodiment(group, rng, {family: 1.0}, config) for group in groups]
         return out
 
     def embodiment(
@@ -136,17 +153,26 @@ class Stage1Data:
         group: Group,
         rng: np.random.Generator,
         families: dict[str, float],
-        limits: float = 0.0,
+        config: Stage1Config,
         *,
         swap: bool = False,
     ) -> Embodiment:
-        """A group in a drawn action space; a share `limits` of them with other joint limits."""
+        """A group in a drawn action space, a share of them with other joint limits."""
         space, numbers = draw_space(rng, families, group.arm), None
+        limits = config.arm_limits.get(kind_of(group.arm), config.other_limits)
         if limits and rng.random() < limits:
             states = self.states[group.start : group.stop].numpy()
             numbers = other_limits(rng, states, self.state_mask[group.start].numpy())
         width = self.policy.config.action_dim
-        return relabel(self.recording, group, space, width, swap=swap, state_numbers=numbers)
+        return relabel(
+            self.recording,
+            group,
+            space,
+            width,
+            swap=swap,
+            support_share=config.support,
+            state_numbers=numbers,
+        )
 
     def action_numbers(self, embodiment: Embodiment) -> int:
         """How many numbers one of its actions has."""
@@ -235,6 +261,11 @@ class Stage1Data:
         """The action mask [A] by what makes errors of equal motion equal, `most_weight` at most."""
         weight = np.clip(1 / embodiment.motion, 1 / self.most_weight, self.most_weight)
         return embodiment.action_mask * np.float32(weight)
+
+
+def kind_of(arm: Arm) -> str:
+    """What a configuration calls an arm: its name; `procedural` for all random ones."""
+    return arm.name.split("-")[0]
 
 
 def _is_usable(group: Group) -> bool:

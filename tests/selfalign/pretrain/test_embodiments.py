@@ -174,7 +174,8 @@ def test_every_batch_of_an_embodiment_has_its_declared_limits(
     group, families = data.train_groups[0], {"tool_yawed": 1.0}
 
     def batches(limits: float) -> tuple[list[torch.Tensor], list[torch.Tensor], np.ndarray]:
-        ours = [data.embodiment(group, np.random.default_rng(s), families, limits) for s in (0, 1)]
+        stage1 = config.stage1.model_copy(update={"other_limits": limits})
+        ours = [data.embodiment(group, np.random.default_rng(s), families, stage1) for s in (0, 1)]
         states = [
             data.transitions(ours, np.random.default_rng(1), 3, "query").state,
             data.demonstrations(ours, np.random.default_rng(2), 3)[1],

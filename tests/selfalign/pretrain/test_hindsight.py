@@ -120,7 +120,9 @@ def test_batches_mix_play_and_demonstrations_of_their_own_embodiment(
     data = Stage1Data(policy, recording, build_cache(policy, recording), 1, labelled)
     rng = np.random.default_rng(0)
     families = {"tool_yawed": 1.0}
-    embodiments = [data.embodiment(group, rng, families) for group in data.train_groups]
+    embodiments = [
+        data.embodiment(group, rng, families, config.stage1) for group in data.train_groups
+    ]
     prefix, state, chunk, mask = data.policy_frames(embodiments, rng, 4)
     assert len(prefix) == len(state) == len(chunk) == len(mask) == 4 * len(embodiments)
     kinds = np.asarray(recording["kind"])
