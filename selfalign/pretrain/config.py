@@ -116,6 +116,13 @@ class Stage1Config(_Frozen):
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a running mean of the trained weights, which is what is saved and "
+        "evaluated; 0: the last weights",
+    )
     action_weight: float = Field(1.0, ge=0)
     most_weight: float = Field(
         1.0,

@@ -6,6 +6,7 @@ pool's steps are those of the whole iteration, rounding apart.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -23,6 +24,7 @@ from selfalign.pretrain.loader import Part, ReadAhead, parts
 from selfalign.pretrain.pool import Pool, Visit
 from selfalign.pretrain.processes import Processes
 from selfalign.pretrain.progress import load_state, save_state
+from selfalign.pretrain.running_mean import RunningMean
 from selfalign.pretrain.schedule import one_cycle
 from selfalign.pretrain.stage1 import Whole, compiled, outer_and_inner
 from selfalign.pretrain.stage1_data import TrainingData
@@ -65,6 +67,7 @@ class InnerLoop:
         self.optimiser = torch.optim.AdamW(
             self.trunk.values(), config.learning_rate, weight_decay=config.weight_decay
         )
+        self._mean = RunningMean(self.trunk, config.average) if config.average else None
         self.pool = Pool[Any](
             config,
             policy.base_w(),
@@ -91,6 +94,8 @@ class InnerLoop:
         metrics = self._sum(gradient, metrics)
         nn.utils.clip_grad_norm_(self.trunk.values(), config.gradient_clip)
         self.optimiser.step()
+        if self._mean is not None:
+            self._mean.update(iteration)
         self.pool.apply(visit, gradient)
         return metrics | extra
 
@@ -155,14 +160,27 @@ class InnerLoop:
         """
         assert self._parts is None, "resume() after step()"
         done, pool_state = load_state(run / "stage1_state", self.trunk, self.optimiser)
+        if self._mean is not None:
+            self._mean.restore(pool_state)
         if pool_state:
             self.pool.restore(pool_state)
         return done
 
     def save(self, run: Path, done: int) -> None:
         """Write `run/model`, then the state after `done` iterations."""
-        save_policy(self.policy, run / "model")
-        save_state(run / "stage1_state", self.trunk, self.optimiser, done, self.pool.state())
+        with self.averaged():
+            save_policy(self.policy, run / "model")
+        extra = self.pool.state() | (self._mean.state() if self._mean is not None else {})
+        save_state(run / "stage1_state", self.trunk, self.optimiser, done, extra)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The policy has the mean weights meanwhile, where a mean is kept."""
+        if self._mean is None:
+            yield
+            return
+        with self._mean.in_place():
+            yield
 
     def close(self) -> None:
         """End the thread that reads ahead. An iteration after that fails."""

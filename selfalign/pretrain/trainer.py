@@ -135,7 +135,8 @@ def train_stage1(
             if not processes.is_first:
                 continue
             if done % config.evaluate_every == 0 or done == total:
-                evaluate(config, policy, data, journal, done)
+                with loop.averaged():
+                    evaluate(config, policy, data, journal, done)
             if done % config.checkpoint_every == 0 or done == total:
                 loop.save(run, done)
 

@@ -252,6 +252,66 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert (whole.pool.age < 3).any(), "no life ended; the test proves less than it should"
 
 
+def with_mean(config: PretrainConfig, data: Stage1Data) -> InnerLoop:
+    settings = config.stage1.model_copy(update={"average": 0.9})
+    return InnerLoop(settings, config.seed, make_policy(config), data)
+
+
+def trunk(loop: InnerLoop) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in loop.trunk.items()}
+
+
+def test_what_is_saved_is_the_running_mean_and_training_goes_on_without_it(
+    data: Stage1Data, config: PretrainConfig, tmp_path: Path
+) -> None:
+    loop, plain = with_mean(config, data), make_loop(config, data)
+    expected = trunk(loop)
+    for iteration in range(4):
+        loop.step(iteration)
+        plain.step(iteration)
+        decay = min(0.9, (1 + iteration) / (10 + iteration))
+        expected = {n: decay * expected[n] + (1 - decay) * w for n, w in trunk(loop).items()}
+    loop.save(tmp_path, 4)
+    saved = load_policy(tmp_path / "model").state_dict()
+    for name, mean in expected.items():
+        torch.testing.assert_close(saved[name.replace("/", ".")], mean, rtol=1e-5, atol=1e-7)
+    after = everything(plain)
+    for name, tensor in everything(loop).items():
+        assert torch.equal(tensor, after[name]), name
+    moved = [not torch.equal(expected[name], w) for name, w in trunk(loop).items()]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_a_resumed_run_has_the_mean_of_the_whole_one(
+    data: Stage1Data, config: PretrainConfig, tmp_path: Path
+) -> None:
+    whole, stopped = with_mean(config, data), with_mean(config, data)
+    for iteration in range(5):
+        whole.step(iteration)
+    for iteration in range(3):
+        stopped.step(iteration)
+    stopped.save(tmp_path, 3)
+    resumed = with_mean(config, data)
+    assert resumed.resume(tmp_path) == 3
+    for iteration in range(3, 5):
+        resumed.step(iteration)
+    with whole.averaged(), resumed.averaged():
+        expected = trunk(whole)
+        assert all(torch.equal(w, expected[name]) for name, w in trunk(resumed).items())
+
+
+def test_a_mean_that_is_switched_on_later_starts_at_the_weights_then(
+    data: Stage1Data, config: PretrainConfig, tmp_path: Path
+) -> None:
+    plain = make_loop(config, data)
+    plain.step(0)
+    plain.save(tmp_path, 1)
+    later = with_mean(config, data)
+    later.resume(tmp_path)
+    with later.averaged():
+        assert all(torch.equal(w, trunk(plain)[name]) for name, w in trunk(later).items())
+
+
 def test_model_of_a_checkpoint_is_the_policy_in_training(
     data: Stage1Data, config: PretrainConfig, tmp_path: Path
 ) -> None:
