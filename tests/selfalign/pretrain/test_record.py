@@ -100,11 +100,7 @@ def test_single_frames_of_all_parts_arrive(tmp_path: Path, monkeypatch: pytest.M
 def test_a_recording_that_was_stopped_keeps_the_parts_that_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "_PART_GROUPS", 2)
-    made = _stop_after(monkeypatch, parts=2)
-    with pytest.raises(KeyboardInterrupt):
-        record.record_groups(CONFIG, tmp_path / "recording", jobs=1)
-    _stop_after(monkeypatch, parts=9, made=made)
+    made = _stopped_after(monkeypatch, tmp_path / "recording", parts=2)
     record.record_groups(CONFIG, tmp_path / "recording", jobs=1)
     assert [path.name for path in made] == ["0", "1", "2"]
     assert {e["group"] for e in Recording(tmp_path / "recording").episodes} == set(range(6))
@@ -113,16 +109,24 @@ def test_a_recording_that_was_stopped_keeps_the_parts_that_are_whole(
 def test_parts_of_another_configuration_are_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "_PART_GROUPS", 2)
-    made = _stop_after(monkeypatch, parts=1)
-    with pytest.raises(KeyboardInterrupt):
-        record.record_groups(CONFIG, tmp_path / "recording", jobs=1)
-    _stop_after(monkeypatch, parts=9, made=made)
+    made = _stopped_after(monkeypatch, tmp_path / "recording", parts=1)
     longer = CONFIG.model_copy(update={"play_steps": 9})
     record.record_groups(longer, tmp_path / "recording", jobs=1)
     assert [path.name for path in made] == ["0", "0", "1", "2"]
     episodes = Recording(tmp_path / "recording").episodes
     assert {e["stop"] - e["start"] for e in episodes if e["kind"] == "play"} == {9}
+
+
+def _stopped_after(monkeypatch: pytest.MonkeyPatch, directory: Path, *, parts: int) -> list[Path]:
+    """Record so many parts of two groups and be interrupted; what follows is not.
+
+    Returns the directories of the parts that are made, these and later ones.
+    """
+    monkeypatch.setattr(record, "_PART_GROUPS", 2)
+    made = _stop_after(monkeypatch, parts=parts)
+    with pytest.raises(KeyboardInterrupt):
+        record.record_groups(CONFIG, directory, jobs=1)
+    return _stop_after(monkeypatch, parts=9, made=made)
 
 
 def _stop_after(
