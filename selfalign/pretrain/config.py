@@ -27,7 +27,7 @@ class RecordConfig(_Frozen):
         description="Arms and their shares; `procedural` is another random arm in every group",
     )
     tasks: dict[str, float] = Field({"reach": 1.0}, description="Tasks of the demonstrations")
-    groups: int = Field(600, ge=2)
+    groups: int = Field(600, ge=2, le=10_000)
     held_out_groups: int = Field(40, ge=1, description="The last groups, never trained on")
     play_episodes: int = Field(2, ge=1)
     play_steps: int = Field(64, ge=8)
@@ -39,7 +39,7 @@ class RecordConfig(_Frozen):
     azimuth_gap_deg: tuple[float, float] | None = Field(
         None, description="Azimuths inside that range which are left out"
     )
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=100, description="Another one records other arms, too")
 
 
 class PrefixConfig(_Frozen):

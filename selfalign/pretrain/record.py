@@ -24,6 +24,8 @@ from selfalign.sim.tasks import get_task
 _LONGEST_DEMO = 90
 # The procedural arms of single frames are others than those of groups, held-out ones above all.
 _FRAME_ARM = 1_000_000
+# Another seed records other procedural arms.
+_ARMS_OF_SEED = 10_000
 _PART_GROUPS, _PART_FRAMES = 50, 2000
 # Streams of random numbers.
 _OF_GROUPS, _OF_FRAMES = 5, 6
@@ -45,7 +47,8 @@ def record_groups(config: RecordConfig, directory: Path, jobs: int | None = None
     """
     if (directory / "episodes.json").exists():
         raise StoreError(f"{directory} holds a recording already; choose another directory")
-    arms = _arms(np.random.default_rng(config.seed), config, np.arange(config.groups))
+    first = config.seed * _ARMS_OF_SEED
+    arms = _arms(np.random.default_rng(config.seed), config, first + np.arange(config.groups))
     folder = _parts_folder(config, directory)
     parts = [
         GroupsPart(config, folder / str(number), tuple((arms[i], i) for i in rows))

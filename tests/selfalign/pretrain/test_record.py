@@ -47,6 +47,12 @@ def test_every_group_has_a_procedural_arm_of_its_own(recording: Recording) -> No
     assert sorted(arms.values()) == [f"procedural-{i}" for i in range(6)]
 
 
+def test_another_seed_records_other_arms(run: Path, tmp_path: Path) -> None:
+    record.record_groups(CONFIG.model_copy(update={"seed": 3}), tmp_path / "recording", jobs=1)
+    arms = {e["arm"]["name"] for e in Recording(tmp_path / "recording").episodes}
+    assert arms == {f"procedural-{30_000 + i}" for i in range(6)}
+
+
 def test_no_camera_stands_in_the_gap(recording: Recording) -> None:
     azimuths = np.array([e["camera"]["azimuth_deg"] for e in recording.episodes])
     assert np.all((azimuths < -10) | (azimuths > 50))
