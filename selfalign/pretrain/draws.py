@@ -1,10 +1,11 @@
-"""Whose numbers a batch is drawn with: one generator for all, or one for every embodiment.
+"""Draws by shares, and whose numbers a batch is drawn with.
 
-In training every slot has a generator of its own. So a slot's rows are the same however the slots
-of an iteration are cut into micro-batches and shared by processes.
+That is one generator for all, or one for every embodiment. In training every slot has a generator
+of its own. So a slot's rows are the same however the slots of an iteration are cut into
+micro-batches and shared by processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,3 +19,9 @@ def each(draws: Draws, count: int) -> Sequence[np.random.Generator]:
     if len(draws) != count:
         raise ValueError(f"{len(draws)} generators for {count} embodiments")
     return draws
+
+
+def choose(rng: np.random.Generator, shares: Mapping[str, float], count: int) -> list[str]:
+    """`count` of the names, each by its share of the sum."""
+    names, weights = list(shares), np.array(list(shares.values()))
+    return [names[i] for i in rng.choice(len(names), count, p=weights / weights.sum())]

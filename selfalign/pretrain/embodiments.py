@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from selfalign.align.targets import aligned_numbers
 from selfalign.data.recording import Recording
 from selfalign.model.config import ModelConfig
+from selfalign.pretrain.draws import choose
 from selfalign.sim.action_spaces import (
     ActionSpace,
     ToolDelta,
@@ -143,8 +144,7 @@ def _motion(space: ActionSpace, command: Command, arm: Arm) -> float:
 
 def draw_space(rng: np.random.Generator, shares: dict[str, float], arm: Arm) -> ActionSpace:
     """Draw a family by its share, then a space of that family."""
-    names, weights = list(shares), np.array(list(shares.values()))
-    return random_space(rng, names[rng.choice(len(names), p=weights / weights.sum())], arm)
+    return random_space(rng, choose(rng, shares, 1)[0], arm)
 
 
 def normalised_states(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from selfalign.data.recording import RecordingWriter, join_recordings
 from selfalign.errors import StoreError
 from selfalign.pretrain.config import RecordConfig
+from selfalign.pretrain.draws import choose
 from selfalign.pretrain.record_parts import run_parts
 from selfalign.sim.cameras import CameraSector, SectorWithout, random_camera
 from selfalign.sim.env import KEYPOINTS, SimEnv
@@ -140,21 +141,16 @@ def _group(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, object]]]:
     for _ in range(config.play_episodes):
         yield record_episode(env, "play", rng, steps=config.play_steps)
-    tasks = _choose(rng, config.tasks, config.demos)
+    tasks = choose(rng, config.tasks, config.demos)
     for index, task in enumerate(tasks):
         env.task = get_task(task)
         noise = config.demo_noise if index % 2 else 0.0
         yield record_episode(env, "demo", rng, noise=noise)
 
 
-def _choose(rng: np.random.Generator, shares: dict[str, float], count: int) -> list[str]:
-    names, weights = list(shares), np.array(list(shares.values()))
-    return [names[i] for i in rng.choice(len(names), count, p=weights / weights.sum())]
-
-
 def _arms(rng: np.random.Generator, config: RecordConfig, groups: NDArray[np.integer]) -> list[str]:
     """An arm for each entry of `groups`; `procedural` is the random arm of that number."""
-    chosen = _choose(rng, config.arms, len(groups))
+    chosen = choose(rng, config.arms, len(groups))
     return [
         f"procedural-{group}" if arm == "procedural" else arm
         for arm, group in zip(chosen, groups, strict=True)

@@ -19,7 +19,7 @@ from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
 from selfalign.pretrain.cache import PrefixCache, play_length
 from selfalign.pretrain.config import Stage1Config
-from selfalign.pretrain.draws import Draws, each
+from selfalign.pretrain.draws import Draws, choose, each
 from selfalign.pretrain.embodiments import (
     Embodiment,
     Group,
@@ -135,8 +135,7 @@ class Stage1Data:
                 f"groups to train on of: {', '.join(sorted(self._of_kind))}"
             )
         rng = np.random.default_rng(seed)
-        weights = np.array(list(shares.values()))
-        groups = self._of_kind[list(shares)[rng.choice(len(shares), p=weights / weights.sum())]]
+        groups = self._of_kind[choose(rng, shares, 1)[0]]
         return groups[rng.integers(len(groups))]
 
     def held_out(self, config: Stage1Config, count: int, seed: int) -> dict[str, list[Embodiment]]:
