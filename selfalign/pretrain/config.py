@@ -206,6 +206,8 @@ class PretrainConfig(_Frozen):
             data = {"model": start.pop("model", None), **data, **start}
             if data["model"] is None:
                 raise ModelError(f"{path} names no model: it takes that of --init; give --init")
+            if "data" in start and not data.get("init"):
+                raise ModelError("a dataset trains a model that can see already: give --init")
             if isinstance(data.get("model"), str):
                 data["model"] = _geometry(path, data["model"]).model_dump()
             return cls.model_validate(data)

@@ -169,7 +169,9 @@ def test_geometry_comes_from_the_model_where_the_file_has_none(init: Path, tmp_p
     assert config.model == held
     with pytest.raises(ModelError, match=r"takes that of --init"):
         PretrainConfig.load(file)
-    with pytest.raises(ModelError, match=r"data needs init"):
+    with pytest.raises(
+        ModelError, match=r"^a dataset trains a model that can see already: give --init"
+    ):
         PretrainConfig.load(file, model=held, data="x")
 
 
