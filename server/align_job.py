@@ -64,6 +64,9 @@ class AlignJob(BaseModel):
         2 << 30, ge=0, description="Prefixes kept in memory; beyond that they go to disk [byte]"
     )
     prefix_disk_bytes: int = Field(32 << 30, ge=0, description="Prefixes kept on disk [byte]")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute the experts' layers twice, to keep less in memory"
+    )
     out: Path = Field(description="File of the candidate; `prefixes/` beside it is the disk tier")
     note: str = ""
 
@@ -138,6 +141,7 @@ def run_job(
             "held_out": len(play.held_out),
         }
     )
+    policy.set_gradient_checkpointing(job.gradient_checkpointing)
     aligner = Aligner(policy, job.config)
     before = held_out_loss(aligner, play.held_out, active)
     tell({"type": "held_out", "session": job.session, "before": before["alignment/total"]})

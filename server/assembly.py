@@ -65,7 +65,8 @@ def make_sessions(
         directory=settings.data_dir / "align",
         play_root=play_root,
         stride=policy.config.stride,
-        alignment=AlignmentConfig(),
+        alignment=AlignmentConfig(micro_batch=settings.align_micro_batch),
+        gradient_checkpointing=settings.align_checkpointing,
         prefix_memory_bytes=settings.prefix_memory_bytes,
         prefix_disk_bytes=settings.prefix_disk_bytes,
     )

@@ -55,6 +55,7 @@ class SessionsConfig:
     seed: int = 0
     prefix_memory_bytes: int = 2 << 30
     prefix_disk_bytes: int = 32 << 30
+    gradient_checkpointing: bool = False
 
 
 @final
@@ -202,6 +203,7 @@ class Sessions:
             seed=self._config.seed,
             prefix_memory_bytes=self._config.prefix_memory_bytes,
             prefix_disk_bytes=self._config.prefix_disk_bytes,
+            gradient_checkpointing=self._config.gradient_checkpointing,
             out=self._store.candidate_path(session_id),
             note=request.note,
         )

@@ -82,6 +82,15 @@ class Settings(BaseSettings):
     prefix_disk_bytes: int = Field(
         32 * 2**30, ge=0, description="Prefixes of play that a session keeps on disk [byte]"
     )
+    align_micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Transitions of an alignment step that are in memory at once [all 32]",
+    )
+    align_checkpointing: bool = Field(
+        default=False,
+        description="Compute the experts' layers twice in alignment, to keep less in memory",
+    )
     prestart: bool = Field(
         default=True,
         description="Start the recorder and the align worker with the server, not with the first "

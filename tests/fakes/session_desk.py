@@ -48,9 +48,10 @@ class Desk:
             directory=root / "align",
             play_root=root / "play",
             stride=2,
-            alignment=AlignmentConfig(),
+            alignment=AlignmentConfig(micro_batch=4),
             prefix_memory_bytes=1000,
             prefix_disk_bytes=2000,
+            gradient_checkpointing=True,
         )
         self.recordings = Holds()
         self.sessions = Sessions(

@@ -205,6 +205,15 @@ def test_play_beyond_its_memory_is_aligned_on_through_the_prefix_cache(run: Run)
     torch.testing.assert_close(read(run).w.W1, expected.W1, rtol=1e-3, atol=1e-4)
 
 
+def test_micro_batches_and_checkpointing_find_the_same_w(run: Run) -> None:
+    run(steps=3)
+    expected = read(run).w
+    run.job().out.unlink()
+    run(steps=3, config=AlignmentConfig(batch_size=8, micro_batch=3), gradient_checkpointing=True)
+    assert run.policy.action.gradient_checkpointing
+    torch.testing.assert_close(read(run).w.W1, expected.W1, rtol=1e-3, atol=1e-5)
+
+
 def test_held_out_play_is_thinned_to_half_of_the_memory(run: Run) -> None:
     memory = 8 * prefix_bytes(run.policy, len(run.job().spec.cameras))
     job = run.job(prefix_memory_bytes=memory)

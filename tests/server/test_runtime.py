@@ -67,6 +67,8 @@ def test_settings_decide_precision_device_and_what_sessions_keep(tmp_path: Path)
         cuda_graphs=True,
         prefix_memory_bytes=1000,
         prefix_disk_bytes=2000,
+        align_micro_batch=4,
+        align_checkpointing=True,
     )
     runtime: Any = load_runtime(given)
     try:
@@ -76,6 +78,8 @@ def test_settings_decide_precision_device_and_what_sessions_keep(tmp_path: Path)
         assert runtime.policy._record is None
         config = runtime.sessions._config
         assert (config.prefix_memory_bytes, config.prefix_disk_bytes) == (1000, 2000)
+        assert config.alignment.micro_batch == 4
+        assert config.gradient_checkpointing
     finally:
         asyncio.run(runtime.close())
 

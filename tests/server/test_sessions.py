@@ -192,6 +192,7 @@ def test_request_becomes_a_job(desk: Desk) -> None:
     assert len(job.episodes) == 2
     assert (job.active_version, job.active_path) == (0, None)
     assert (job.prefix_memory_bytes, job.prefix_disk_bytes) == (1000, 2000)
+    assert (job.config.micro_batch, job.gradient_checkpointing) == (4, True)
 
 
 def test_named_episodes_are_used_alone(desk: Desk) -> None:
