@@ -126,6 +126,12 @@ def _add_convert(command: argparse.ArgumentParser) -> None:
         "--horizon", type=int, metavar="N", help="actions in a chunk, if the source does not say"
     )
     command.add_argument(
+        "--trained-delay",
+        type=int,
+        metavar="N",
+        help="longest frozen start that the policy was trained for, for real-time chunking",
+    )
+    command.add_argument(
         "--asset", metavar="ID", help="which normalisation of openpi's assets, or none"
     )
     command.add_argument(
@@ -225,6 +231,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         tokenizer=arguments.tokenizer,
         horizon=arguments.horizon,
+        trained_delay=arguments.trained_delay,
         asset=arguments.asset,
         cameras=tuple(arguments.cameras.split(",")) if arguments.cameras else None,
     )

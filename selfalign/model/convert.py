@@ -19,7 +19,7 @@ from torch import Tensor
 from selfalign.errors import ModelError
 from selfalign.model.checkpoint import CONFIG, TOKENIZER, TOKENIZERS, WEIGHTS, empty_policy
 from selfalign.model.config import ModelConfig
-from selfalign.model.convert_config import named_cameras
+from selfalign.model.convert_config import named_cameras, with_delay
 from selfalign.model.convert_source import Place, Source, open_source
 from selfalign.model.convert_stats import copy_stats
 from selfalign.model.keys import keeps_float32
@@ -40,13 +40,14 @@ class Converted:
     notes: tuple[str, ...]
 
 
-def convert(
+def convert(  # noqa: PLR0913 - named, each something that a source may leave open
     source: Path,
     target: Path,
     *,
     dtype: Precision | None = None,
     tokenizer: Path | None = None,
     horizon: int | None = None,
+    trained_delay: int | None = None,
     asset: str | None = None,
     cameras: tuple[str, ...] | None = None,
     like: ModelConfig | None = None,
@@ -60,6 +61,8 @@ def convert(
             keeps in float32 stay so, and W0 is float32 always.
         tokenizer: Its tokenizer, where the source has none.
         horizon: Commands in a chunk, where the source does not say.
+        trained_delay: Longest frozen start of a chunk that it was trained for, or is to be; None
+            keeps what our own says, other sources say nothing.
         asset: Which of several normalisations openpi's `assets` holds.
         cameras: What the robot calls the cameras, in the order that the checkpoint was trained
             with; None keeps the source's names.
@@ -71,6 +74,8 @@ def convert(
     found = open_source(source, horizon=horizon, like=like)
     if cameras is not None:
         found = replace(found, config=named_cameras(found.config, cameras))
+    if trained_delay is not None:
+        found = replace(found, config=with_delay(found.config, trained_delay))
     text = _tokenizer_of(source, tokenizer)
     # Refuses a tokenizer that the model cannot hold, before gigabytes are written.
     empty_policy(found.config, read_tokenizer(text))

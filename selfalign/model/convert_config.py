@@ -84,6 +84,14 @@ def published_config(
         raise ModelError(f"config.json of the source: {wrong_fields(error)}") from None
 
 
+def with_delay(config: ModelConfig, delay: int) -> ModelConfig:
+    """A configuration for frozen starts of so many actions. Raises ModelError where it cannot."""
+    try:
+        return ModelConfig.model_validate(config.model_dump() | {"trained_delay": delay})
+    except ValidationError as error:
+        raise ModelError(f"--trained-delay: {wrong_fields(error)}") from None
+
+
 def named_cameras(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
     """A configuration whose cameras are called otherwise.
 

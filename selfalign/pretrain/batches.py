@@ -22,7 +22,8 @@ from selfalign.pretrain.stage1_data import PARTS, E, TrainingData
 @dataclass(frozen=True, eq=False)
 class PolicyFrames:
     """Frames for the action loss: prefix, state [B, s], chunk [B, H, A], and mask [B, A] of the
-    numbers that the robot has; with the noise [B, H, A] and time [B] of flow matching.
+    numbers that the robot has; with the noise [B, H, A] and time [B] of flow matching, and uniform
+    numbers [B] that say how much of a chunk is frozen where the model learns that.
     """
 
     prefix: Prefix
@@ -31,10 +32,11 @@ class PolicyFrames:
     mask: Tensor
     noise: Tensor
     time: Tensor
+    start: Tensor
 
     def to(self, device: torch.device) -> Self:
         """These frames on a device."""
-        tensors = (self.state, self.chunk, self.mask, self.noise, self.time)
+        tensors = (self.state, self.chunk, self.mask, self.noise, self.time, self.start)
         return type(self)(self.prefix.to(device), *(t.to(device) for t in tensors))
 
 
@@ -69,15 +71,14 @@ def draw_frames(
     """Policy frames of some embodiments with noise and times."""
     prefix, state, chunk, mask = data.policy_frames(embodiments, draws, config.demo_frames)
     shape = (config.demo_frames, *chunk.shape[1:])
-    noise, time = [], []
+    noise, time, start = [], [], []
     for rng in each(draws, len(embodiments)):
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise.append(torch.randn(shape, generator=generator))
         time.append(sample_time(config.demo_frames, generator, torch.device("cpu")))
-    device = chunk.device
-    return PolicyFrames(
-        prefix, state, chunk, mask, torch.cat(noise).to(device), torch.cat(time).to(device)
-    )
+        start.append(torch.rand(config.demo_frames, generator=generator))
+    drawn = (torch.cat(part).to(chunk.device) for part in (noise, time, start))
+    return PolicyFrames(prefix, state, chunk, mask, *drawn)
 
 
 def slot_generators(seed: int, iteration: int, slots: Tensor) -> list[np.random.Generator]:

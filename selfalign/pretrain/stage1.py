@@ -21,6 +21,7 @@ from torch import Tensor
 
 from selfalign.align.losses import AlignmentLosses, LossReport
 from selfalign.model.policy import Policy
+from selfalign.model.rtc import training_times
 from selfalign.model.weights import FastWeights
 from selfalign.pretrain.batches import PolicyFrames, SlotBatch
 from selfalign.pretrain.config import Stage1Config
@@ -110,11 +111,19 @@ def outer_and_inner(
 
 
 def action_loss(policy: Policy, frames: PolicyFrames, w: FastWeights, whole: Whole) -> Tensor:
-    """A part's share of the flow-matching loss, given W, over the numbers that each robot has."""
+    """A part's share of the flow-matching loss, given W, over the numbers that each robot has.
+
+    A model for frozen starts (`trained_delay`) learns to go on from 0 to so many actions.
+    """
+    times, longest = frames.time, policy.config.trained_delay
+    if longest:
+        times = training_times(times, (frames.start * (longest + 1)).long(), policy.config.horizon)
     error = policy.action_loss(
-        frames.prefix, frames.state, frames.chunk, w, noise=frames.noise, time_B=frames.time
+        frames.prefix, frames.state, frames.chunk, w, noise=frames.noise, time_B=times
     )
     weight = frames.mask[:, None].to(error.dtype)
+    if longest:
+        weight = weight * (times > 0)[..., None]
     return (error * weight).sum() / whole.numbers / policy.config.action_scale**2
 
 

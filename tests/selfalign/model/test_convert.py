@@ -65,6 +65,13 @@ def test_every_number_arrives_under_its_name(tmp_path: Path, flavour: str) -> No
     assert (config.flavour, config.horizon, config.attached) == (flavour, 7, False)
 
 
+def test_frozen_starts_that_a_policy_was_trained_for_are_said(tmp_path: Path) -> None:
+    converted(tmp_path, tensors_of("pi05"), flavour="pi05", trained_delay=3)
+    assert ModelConfig.load(tmp_path / "target" / "config.json").trained_delay == 3
+    with pytest.raises(ModelError, match=r"--trained-delay: .*must be below horizon 7"):
+        convert(tmp_path / "source", tmp_path / "b", like=small_config("pi05"), trained_delay=7)
+
+
 def test_converted_policy_says_that_it_needs_attach(tmp_path: Path) -> None:
     converted(tmp_path, tensors_of())
     with pytest.raises(ModelError, match="selfalign attach --from"):

@@ -1,6 +1,7 @@
 """The persistent inner loop: who moves whom, and that a run can be stopped anywhere."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,26 @@ def test_action_loss_ignores_numbers_that_the_robot_has_not(
         policy.action_out_proj.bias[absent] += 100
     after = action_loss(policy, frames, w, whole)
     assert torch.equal(before, after)
+
+
+def test_a_model_for_frozen_starts_sees_them_clean_and_learns_what_follows(
+    data: Stage1Data, config: PretrainConfig
+) -> None:
+    settings, policy = config.stage1, make_policy(config)
+    embodiments = [data.draw(seed, seed, 0.0, settings) for seed in (1, 2)]
+    frames = draw_frames(data, embodiments, np.random.default_rng(0), settings)
+    w, whole = random_w(policy, 2), Whole.of(policy, data, embodiments, settings)
+    policy.config = policy.config.model_copy(update={"trained_delay": 2})
+
+    def loss(start: float, noise: Tensor) -> float:
+        given = replace(frames, start=torch.full_like(frames.start, start), noise=noise)
+        return float(action_loss(policy, given, w, whole).detach())
+
+    other = frames.noise.clone()
+    other[:, :2] += 1
+    # Two actions are frozen: their noise is neither seen nor asked for.
+    assert loss(0.99, frames.noise) == loss(0.99, other)
+    assert loss(0.0, frames.noise) != loss(0.0, other)
 
 
 def test_vision_and_prefix_stay_as_they_were_while_the_trunk_moves(
