@@ -21,6 +21,8 @@ PROMISED = {
     "rtc_seam_jump_guided",
     "server_rss_mb",
     "worker_rss_mb",
+    "full_transformers_over_ours",
+    "full_align_uncached_over_cached",
 }
 
 

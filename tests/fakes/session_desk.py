@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from selfalign.align.aligner import AlignmentConfig
+from server.metrics import Metrics
 from server.registry import Registry
 from server.sessions import Sessions, SessionsConfig
 from server.wire.operator import AlignRequest
@@ -53,11 +54,13 @@ class Desk:
             prefix_disk_bytes=2000,
             gradient_checkpointing=True,
         )
+        self.metrics = Metrics()
         self.recordings = Holds()
         self.sessions = Sessions(
             config,
             self.registry,
             make_worker=self._make_worker,
+            metrics=self.metrics,
             recordings=cast("Recordings", self.recordings),
         )
         self.sessions.start()

@@ -8,7 +8,8 @@ from huggingface_hub import constants, errors
 
 from selfalign.cli import main
 from selfalign.hub import HubError, is_hub_id, resolve_dataset, resolve_model
-from selfalign.model.checkpoint import save_policy
+from selfalign.model.checkpoint import load_policy, save_policy
+from selfalign.pretrain.start import model_config_of
 from server.__main__ import read_settings
 from server.listen import StartError
 from server.settings import Settings
@@ -136,6 +137,9 @@ def test_commands_take_an_id(cache: Path, capsys: pytest.CaptureFixture[str]) ->
     save_policy(policy, cached(cache, "models--org--name", {"v1": COMMIT}))
     assert main(["info", "--model", "org/name@v1"]) == 0
     assert policy.base_sha256 in capsys.readouterr().out
+    assert main(["convert", "--from", "org/name@v1", "--to", str(cache / "made")]) == 0
+    assert load_policy(cache / "made").base_sha256 == policy.base_sha256
+    assert model_config_of("org/name@v1") == policy.config
     for command in ("convert", "attach"):
         assert main([command, "--from", "org/absent", "--to", str(cache / "new")]) == 2
         assert "org/absent is no directory here" in capsys.readouterr().err

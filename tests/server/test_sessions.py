@@ -176,6 +176,15 @@ def test_messages_after_the_end_change_nothing(desk: Desk) -> None:
     assert desk.sessions.get(session).error == "first"
 
 
+def test_metrics_show_how_often_a_prefix_was_kept(desk: Desk) -> None:
+    desk.begin()
+    counts = {"prefix_cache/hit_rate": 0.75, "prefix_cache/misses": 8}
+    desk.worker.tell("progress", step=1, elapsed_s=0.1, losses={}, cache=counts)
+    shown = desk.metrics.render().decode()
+    assert 'selfalign_prefix_cache{what="hit_rate"} 0.75' in shown
+    assert 'selfalign_prefix_cache{what="misses"} 8.0' in shown
+
+
 def test_a_message_that_cannot_be_used_fails_the_session(desk: Desk) -> None:
     session = desk.begin()
     desk.worker.tell("progress")

@@ -45,8 +45,8 @@ def bare_policy(tensors: dict[str, Tensor], flavour: str) -> Policy:
     config = small_config(flavour, ttt={"layers": (), "heads": 2}, flow_clock="summed")
     policy = Policy(config).freeze()
     ours = {our_name(k): t for k, t in tensors.items() if unused_because(k) is None}
-    policy.load_state_dict(ours, strict=False)
-    return policy
+    policy.load_state_dict(ours, strict=False, assign=True)
+    return policy.freeze()
 
 
 def prefix_of(policy: Policy) -> Prefix:
@@ -55,11 +55,15 @@ def prefix_of(policy: Policy) -> Prefix:
     return policy.prefix(random_images(2, 2), cameras, tokens, mask)
 
 
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("flavour", ["pi0", "pi05"])
-def test_chunk_is_the_same_to_the_last_bit_with_any_w(tmp_path: Path, flavour: str) -> None:
-    tensors = bare_checkpoint(tmp_path, flavour)
+def test_chunk_is_the_same_to_the_last_bit_with_any_w(
+    tmp_path: Path, flavour: str, mixed: bool
+) -> None:
+    tensors = bare_checkpoint(tmp_path, flavour, mixed=mixed)
     attached(tmp_path)
     with_ttt, without = load_policy(tmp_path / "whole"), bare_policy(tensors, flavour)
+    assert with_ttt.dtype == without.dtype == (torch.bfloat16 if mixed else torch.float32)
     state, noise = random_numbers(2, 32), random_numbers(2, 5, 32, seed=1)
     expected = without.act(prefix_of(without), state, without.base_w(), noise=noise)
     for w in (with_ttt.base_w(), random_w(with_ttt)):

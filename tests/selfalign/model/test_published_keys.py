@@ -56,6 +56,7 @@ def test_parts_of_full_size_models_have_the_published_numbers() -> None:
     assert round(pi0["action"] / 1e6, 1) == 311.5
     assert round(pi05["action"] / 1e6, 1) == 427.9
     assert pi0["w"] == pi05["w"] == 2_377_728
+    assert round(pi0["ttt"] / 1e6, 1) == round(pi05["ttt"] / 1e6, 1) == 37.8
     assert pi0["vision"] == pi05["vision"]
     assert pi0["language"] == pi05["language"]
 
