@@ -19,7 +19,7 @@ from torch import Tensor
 from selfalign.errors import ModelError
 from selfalign.model.checkpoint import CONFIG, TOKENIZER, TOKENIZERS, WEIGHTS, empty_policy
 from selfalign.model.config import ModelConfig
-from selfalign.model.convert_config import named_cameras, with_delay
+from selfalign.model.convert_config import named_cameras, with_option
 from selfalign.model.convert_source import Place, Source, open_source
 from selfalign.model.convert_stats import copy_stats
 from selfalign.model.keys import keeps_float32
@@ -75,7 +75,7 @@ def convert(  # noqa: PLR0913 - named, each something that a source may leave op
     if cameras is not None:
         found = replace(found, config=named_cameras(found.config, cameras))
     if trained_delay is not None:
-        found = replace(found, config=with_delay(found.config, trained_delay))
+        found = replace(found, config=with_option(found.config, "trained_delay", trained_delay))
     text = _tokenizer_of(source, tokenizer)
     # Refuses a tokenizer that the model cannot hold, before gigabytes are written.
     empty_policy(found.config, read_tokenizer(text))

@@ -84,12 +84,16 @@ def published_config(
         raise ModelError(f"config.json of the source: {wrong_fields(error)}") from None
 
 
-def with_delay(config: ModelConfig, delay: int) -> ModelConfig:
-    """A configuration for frozen starts of so many actions. Raises ModelError where it cannot."""
+def with_option(config: ModelConfig, name: str, value: object) -> ModelConfig:
+    """A configuration with one field as `--name` of the command says it.
+
+    Raises:
+        ModelError: the field cannot have that value.
+    """
     try:
-        return ModelConfig.model_validate(config.model_dump() | {"trained_delay": delay})
+        return ModelConfig.model_validate(config.model_dump() | {name: value})
     except ValidationError as error:
-        raise ModelError(f"--trained-delay: {wrong_fields(error)}") from None
+        raise ModelError(f"--{name.replace('_', '-')}: {wrong_fields(error)}") from None
 
 
 def named_cameras(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
@@ -104,10 +108,7 @@ def named_cameras(config: ModelConfig, names: tuple[str, ...]) -> ModelConfig:
             f"with {len(config.cameras)}: {', '.join(config.cameras)}; give a name for each of the "
             "first ones, in this order"
         )
-    try:
-        return ModelConfig.model_validate(config.model_dump() | {"cameras": names})
-    except ValidationError as error:
-        raise ModelError(f"--cameras: {wrong_fields(error)}") from None
+    return with_option(config, "cameras", names)
 
 
 def _with_variants(base: ModelConfig, told: dict[str, Any]) -> ModelConfig:
