@@ -7,16 +7,22 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from selfalign.align.aligner import AlignmentConfig
+from selfalign.align.losses import AlignmentLosses
 from selfalign.model import flow
 from selfalign.model.policy import Policy
 from selfalign.model.prefix import Prefix
+from tests.fakes.models import random_policy
+from tests.fakes.transitions import random_transitions
 from tests.parity.published import difference, prefix_of, seeded_policy
 from tests.parity.seeded import Geometry, Inputs, inputs
 
@@ -152,6 +158,52 @@ def test_two_models_of_a_process_share_no_w() -> None:
         for parameter in one.parameters():
             parameter.add_(1.0)
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_alignment_tokens_stand_right_behind_the_prefix(policy: Policy, given: Inputs) -> None:
+    """In the fork they follow the action tokens in training, and nothing once they run alone."""
+    longer = replace(
+        given,
+        tokens=np.pad(given.tokens, ((0, 0), (0, 7)), constant_values=5),
+        token_mask=np.pad(given.token_mask, ((0, 0), (0, 7))),
+    )
+    short, long = prefix_of(policy, given), prefix_of(policy, longer)
+    assert torch.equal(policy.alignment.positions(short)[:, 0], short.mask.sum(-1))
+    actions = torch.from_numpy(given.noise)[:, : policy.config.stride]
+    one, other = (
+        policy.alignment_pass(p, p, torch.from_numpy(given.state), actions, policy.base_w())
+        for p in (short, long)
+    )
+    assert difference(one.state, other.state) <= LIMIT
+    assert difference(one.actions, other.actions) <= LIMIT
+    assert difference(one.feature_change, other.feature_change) <= LIMIT
+
+
+def sizes_of(policy: Policy) -> dict[str, int]:
+    """Lengths of all that the modules hold and that has one."""
+    held = ((n, k, v) for n, module in policy.named_modules() for k, v in vars(module).items())
+    return {f"{n}.{k}": len(v) for n, k, v in held if isinstance(v, list | dict | set | Tensor)}
+
+
+def test_no_layer_reads_a_number_back_or_keeps_a_history() -> None:
+    """The fork's layers call `.item()` on their loss, which a GPU waits for, and keep them all."""
+    policy = random_policy()
+    batch, w = random_transitions(policy), policy.base_w()
+    losses = AlignmentLosses(AlignmentConfig())
+    leaf = w.map(lambda tensor: tensor.detach().clone().requires_grad_())
+    before = sizes_of(policy)
+
+    class NoneIsRead(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            assert func is not torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    with torch.enable_grad(), NoneIsRead():
+        losses(policy, batch, leaf).total.backward()
+    assert leaf.W1.grad is not None
+    assert sizes_of(policy) == before
 
 
 def test_every_trap_of_the_document_names_a_test_that_exists() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants, errors
+from huggingface_hub import errors
 
 from selfalign.cli import main
 from selfalign.hub import HubError, is_hub_id, resolve_dataset, resolve_model
@@ -13,9 +13,8 @@ from selfalign.pretrain.start import model_config_of
 from server.__main__ import read_settings
 from server.listen import StartError
 from server.settings import Settings
+from tests.fakes.hub_cache import COMMIT, cached, go_offline
 from tests.fakes.models import random_policy
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
@@ -38,16 +37,6 @@ def refusal(kind: type[Exception]) -> Exception:
     error = kind.__new__(kind)
     Exception.__init__(error, "the server's words\nover two lines")
     return error
-
-
-def cached(cache: Path, folder: str, refs: dict[str, str]) -> Path:
-    """A cache as huggingface_hub lays it out; returns the folder of the snapshot."""
-    for name, commit in refs.items():
-        (cache / folder / "refs").mkdir(parents=True, exist_ok=True)
-        (cache / folder / "refs" / name).write_text(commit)
-    snapshot = cache / folder / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    return snapshot
 
 
 def test_local_directory_wins_and_the_hub_is_not_asked(tmp_path: Path) -> None:
@@ -116,10 +105,7 @@ def test_refusal_of_the_hub_says_what_to_do(kind: type[Exception], words: str) -
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of huggingface_hub, which is offline. It reads the environment only once."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
+    return go_offline(monkeypatch, tmp_path / "hub")
 
 
 def test_cache_serves_models_and_datasets_without_a_network(cache: Path) -> None:
