@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -113,6 +113,9 @@ class Stage1Config(_Frozen):
         0.5, gt=0, lt=1, description="Share of a group's play that W is aligned on; the rest judges"
     )
     learning_rate: float = Field(1e-3, gt=0)
+    optimiser: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices of the experts' layers; AdamW for the rest"
+    )
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""The persistent inner loop: trunk, optimiser and pool, and one iteration of it.
+"""The persistent inner loop: trunk, optimisers and pool, and one iteration of it.
 
 An iteration's slots are shared by the processes of a run, and a process's slots cut into
 micro-batches. Neither changes the result: draws belong to slots, and losses, gradients and the
@@ -21,6 +21,7 @@ from selfalign.model.ttt import TTTLayer, identity_gate
 from selfalign.model.weights import FastWeights
 from selfalign.pretrain.config import Stage1Config
 from selfalign.pretrain.loader import Part, ReadAhead, parts
+from selfalign.pretrain.optimisers import trunk_optimisers
 from selfalign.pretrain.pool import Pool, Visit
 from selfalign.pretrain.processes import Processes
 from selfalign.pretrain.progress import load_state, save_state
@@ -46,7 +47,7 @@ class ExtraLoss(Protocol):
 
 @final
 class InnerLoop:
-    """Trunk, optimiser and pool of one process. Iterations are taken one after another."""
+    """Trunk, optimisers and pool of one process. Iterations are taken one after another."""
 
     def __init__(
         self,
@@ -64,9 +65,7 @@ class InnerLoop:
         if config.gate_closed:
             close_gates(policy)
         self.trunk = trunk_of(policy, gates=not config.gate_closed)
-        self.optimiser = torch.optim.AdamW(
-            self.trunk.values(), config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimisers = trunk_optimisers(self.trunk, config)
         self._mean = RunningMean(self.trunk, config.average) if config.average else None
         self.pool = Pool[Any](
             config,
@@ -82,10 +81,9 @@ class InnerLoop:
     def step(self, iteration: int) -> dict[str, float]:
         """One step of the trunk and of the deltas of some slots. Returns the losses."""
         config = self.config
-        one_cycle(
-            self.optimiser, config.learning_rate, iteration / config.iterations, config.warmup
-        )
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            one_cycle(optimiser, config.learning_rate, iteration / config.iterations, config.warmup)
+            optimiser.zero_grad(set_to_none=True)
         visit, gradient, metrics = self._own_parts(iteration)
         extra: dict[str, float] = {}
         if self._extra is not None and self.processes.is_first:
@@ -93,7 +91,8 @@ class InnerLoop:
             extra = self._extra.backward(visit.embodiments, delta, iteration)
         metrics = self._sum(gradient, metrics)
         nn.utils.clip_grad_norm_(self.trunk.values(), config.gradient_clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         if self._mean is not None:
             self._mean.update(iteration)
         self.pool.apply(visit, gradient)
@@ -159,7 +158,7 @@ class InnerLoop:
         The run may have had any number of processes.
         """
         assert self._parts is None, "resume() after step()"
-        done, pool_state = load_state(run / "stage1_state", self.trunk, self.optimiser)
+        done, pool_state = load_state(run / "stage1_state", self.trunk, self.optimisers)
         if self._mean is not None:
             self._mean.restore(pool_state)
         if pool_state:
@@ -171,7 +170,7 @@ class InnerLoop:
         with self.averaged():
             save_policy(self.policy, run / "model")
         extra = self.pool.state() | (self._mean.state() if self._mean is not None else {})
-        save_state(run / "stage1_state", self.trunk, self.optimiser, done, extra)
+        save_state(run / "stage1_state", self.trunk, self.optimisers, done, extra)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

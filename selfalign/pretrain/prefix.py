@@ -173,7 +173,7 @@ def train_prefix(config: PretrainConfig, run: Path, policy: Policy) -> None:
     optimiser = torch.optim.AdamW(
         modules.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
-    start, _ = load_state(run / "prefix_state", modules, optimiser)
+    start, _ = load_state(run / "prefix_state", modules, [optimiser])
     with Journal(run / "log.jsonl", "prefix", total, start, config.log_every) as journal:
         for iteration in range(start, total):
             rng = np.random.default_rng((config.seed, 1, iteration))
@@ -185,7 +185,7 @@ def train_prefix(config: PretrainConfig, run: Path, policy: Policy) -> None:
             _descend(optimiser, modules, torch.stack(list(parts.values())).sum())
             journal.add(iteration, {name: float(value.detach()) for name, value in parts.items()})
             if (iteration + 1) % config.checkpoint_every == 0 or iteration + 1 == total:
-                save_state(run / "prefix_state", modules, optimiser, iteration + 1)
+                save_state(run / "prefix_state", modules, [optimiser], iteration + 1)
     measure_spread(policy, frames, np.random.default_rng(config.seed))
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, final
@@ -67,20 +67,22 @@ class Journal:
 def save_state(
     path: Path,
     module: nn.Module,
-    optimiser: Optimizer,
+    optimisers: Sequence[Optimizer],
     iteration: int,
     extra: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write module, optimiser and more as one safetensors file; it replaces the old one whole."""
+    """Write module, optimisers and more as one safetensors file; it replaces the old one whole."""
     tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    for first, optimiser in _numbered(optimisers):
+        for index, state in optimiser.state_dict()["state"].items():
+            name = f"optimiser.{first + index}"
+            tensors |= {f"{name}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors |= {f"extra.{k}": v for k, v in (extra or {}).items()}
     save_tensors(path, tensors, {"iteration": str(iteration)})
 
 
 def load_state(
-    path: Path, module: nn.Module, optimiser: Optimizer
+    path: Path, module: nn.Module, optimisers: Sequence[Optimizer]
 ) -> tuple[int, dict[str, Tensor]]:
     """Restore what `save_state` wrote.
 
@@ -91,12 +93,26 @@ def load_state(
         return 0, {}
     tensors = load_file(file)
     module.load_state_dict(_part(tensors, "module."))
-    state: dict[int, dict[str, Tensor]] = {}
+    states: dict[int, dict[str, Tensor]] = {}
     for key, value in _part(tensors, "optimiser.").items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        states.setdefault(int(index), {})[name] = value
+    for first, optimiser in _numbered(optimisers):
+        own = {n: states[first + n] for n in range(_count(optimiser)) if first + n in states}
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": own})
     return int(read_metadata(file)["iteration"]), _part(tensors, "extra.")
+
+
+def _numbered(optimisers: Sequence[Optimizer]) -> Iterator[tuple[int, Optimizer]]:
+    """Every optimiser with the number of its first parameter, counted over all of them."""
+    first = 0
+    for optimiser in optimisers:
+        yield first, optimiser
+        first += _count(optimiser)
+
+
+def _count(optimiser: Optimizer) -> int:
+    return sum(len(group["params"]) for group in optimiser.param_groups)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -165,7 +165,7 @@ def test_extra_loss_of_the_first_process_counts_once(
         pull = Pull(policy.action_in_proj.weight)
         loop = InnerLoop(stage1, 0, policy, data, processes=processes, extra=pull)
         loop.trunk["alone"] = pull.alone
-        loop.optimiser.add_param_group({"params": [pull.alone]})
+        loop.optimisers[0].add_param_group({"params": [pull.alone]})
         state = course(loop, range(5))
         return {k: v for k, v in state.items() if k != "loss.pull"}, pull, pull.alone.detach()
 

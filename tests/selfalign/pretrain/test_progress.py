@@ -28,10 +28,10 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     train(whole, optimiser, range(6))
     first, optimiser = make(0)
     train(first, optimiser, range(4))
-    save_state(tmp_path / "state", first, optimiser, 4, {"note": torch.tensor([7])})
+    save_state(tmp_path / "state", first, [optimiser], 4, {"note": torch.tensor([7])})
 
     second, optimiser = make(1)
-    start, extra = load_state(tmp_path / "state", second, optimiser)
+    start, extra = load_state(tmp_path / "state", second, [optimiser])
     train(second, optimiser, range(start, 6))
 
     assert start == 4
@@ -43,14 +43,14 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 def test_without_a_file_training_starts_at_zero(tmp_path: Path) -> None:
     module, optimiser = make(0)
     weight = module.weight.detach().clone()
-    assert load_state(tmp_path / "state", module, optimiser) == (0, {})
+    assert load_state(tmp_path / "state", module, [optimiser]) == (0, {})
     assert torch.equal(module.weight, weight)
 
 
 def test_state_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
     module, optimiser = make(0)
     for iteration in (1, 2):
-        save_state(tmp_path / "state", module, optimiser, iteration)
+        save_state(tmp_path / "state", module, [optimiser], iteration)
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
     assert read_metadata(tmp_path / "state.safetensors") == {"iteration": "2"}
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,8 +48,9 @@ def data(recorded: Path, config: PretrainConfig, cache: PrefixCache) -> Stage1Da
     return make_data(recorded, config, cache)
 
 
-def make_loop(config: PretrainConfig, data: Stage1Data) -> InnerLoop:
-    return InnerLoop(config.stage1, config.seed, make_policy(config), data)
+def make_loop(config: PretrainConfig, data: Stage1Data, **fields: Any) -> InnerLoop:
+    settings = config.stage1.model_copy(update=fields)
+    return InnerLoop(settings, config.seed, make_policy(config), data)
 
 
 def losses_of(
@@ -251,18 +253,19 @@ def test_slots_that_are_not_drawn_keep_their_delta(
     assert torch.equal(moved, loop.pool.state()["age"] > 0)
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    data: Stage1Data, config: PretrainConfig, tmp_path: Path
+    data: Stage1Data, config: PretrainConfig, tmp_path: Path, optimiser: str
 ) -> None:
-    whole = make_loop(config, data)
+    whole = make_loop(config, data, optimiser=optimiser)
     for iteration in range(6):
         whole.step(iteration)
-    stopped = make_loop(config, data)
+    stopped = make_loop(config, data, optimiser=optimiser)
     for iteration in range(3):
         stopped.step(iteration)
     stopped.save(tmp_path, 3)
 
-    resumed = make_loop(config, data)
+    resumed = make_loop(config, data, optimiser=optimiser)
     assert resumed.resume(tmp_path) == 3
     for iteration in range(3, 6):
         resumed.step(iteration)
@@ -273,11 +276,6 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert (whole.pool.age < 3).any(), "no life ended; the test proves less than it should"
 
 
-def with_mean(config: PretrainConfig, data: Stage1Data) -> InnerLoop:
-    settings = config.stage1.model_copy(update={"average": 0.9})
-    return InnerLoop(settings, config.seed, make_policy(config), data)
-
-
 def trunk(loop: InnerLoop) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in loop.trunk.items()}
 
@@ -285,7 +283,7 @@ def trunk(loop: InnerLoop) -> dict[str, Tensor]:
 def test_what_is_saved_is_the_running_mean_and_training_goes_on_without_it(
     data: Stage1Data, config: PretrainConfig, tmp_path: Path
 ) -> None:
-    loop, plain = with_mean(config, data), make_loop(config, data)
+    loop, plain = make_loop(config, data, average=0.9), make_loop(config, data)
     expected = trunk(loop)
     for iteration in range(4):
         loop.step(iteration)
@@ -306,13 +304,13 @@ def test_what_is_saved_is_the_running_mean_and_training_goes_on_without_it(
 def test_a_resumed_run_has_the_mean_of_the_whole_one(
     data: Stage1Data, config: PretrainConfig, tmp_path: Path
 ) -> None:
-    whole, stopped = with_mean(config, data), with_mean(config, data)
+    whole, stopped = make_loop(config, data, average=0.9), make_loop(config, data, average=0.9)
     for iteration in range(5):
         whole.step(iteration)
     for iteration in range(3):
         stopped.step(iteration)
     stopped.save(tmp_path, 3)
-    resumed = with_mean(config, data)
+    resumed = make_loop(config, data, average=0.9)
     assert resumed.resume(tmp_path) == 3
     for iteration in range(3, 5):
         resumed.step(iteration)
@@ -327,7 +325,7 @@ def test_a_mean_that_is_switched_on_later_starts_at_the_weights_then(
     plain = make_loop(config, data)
     plain.step(0)
     plain.save(tmp_path, 1)
-    later = with_mean(config, data)
+    later = make_loop(config, data, average=0.9)
     later.resume(tmp_path)
     with later.averaged():
         assert all(torch.equal(w, trunk(plain)[name]) for name, w in trunk(later).items())
