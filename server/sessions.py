@@ -100,10 +100,12 @@ class Sessions:
 
     def close(self) -> None:
         """Interrupt what is running and end the worker. Blocking, idempotent."""
-        with self._lock:
-            if self._job is not None:
-                self._finish("interrupted", error="the server was stopped during the session")
-        self._worker.close()
+        try:
+            with self._lock:
+                if self._job is not None:
+                    self._finish("interrupted", error="the server was stopped during the session")
+        finally:
+            self._worker.close()
 
     def healthy(self) -> dict[str, Any]:
         """Return the state of the worker and the session that runs."""

@@ -49,7 +49,10 @@ class ThreadRecorder:
     def send(self, message: dict[str, Any]) -> bool:
         if not self._is_started or self._ours.closed:
             return False
-        self._ours.send_bytes(json.dumps(message).encode())
+        try:
+            self._ours.send_bytes(json.dumps(message).encode())
+        except OSError:
+            return False
         return True
 
     def close(self, *, at_once: bool = False) -> None:

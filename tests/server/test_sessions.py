@@ -290,6 +290,19 @@ def test_closing_interrupts_what_runs(desk: Desk) -> None:
     assert desk.events(session)[-1] == "end"
 
 
+def test_closing_ends_the_worker_whatever_fails_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(session: str) -> None:
+        raise OSError(f"{session} cannot be released")
+
+    desk.begin()
+    monkeypatch.setattr(desk.recordings, "release", fail)
+    with pytest.raises(OSError, match="cannot be released"):
+        desk.sessions.close()
+    assert desk.worker.is_closed
+
+
 def test_damaged_session_file_does_not_stop_the_server(desk: Desk, tmp_path: Path) -> None:
     session = desk.begin()
     (tmp_path / "align" / f"{session}.json").write_text("{")
