@@ -73,9 +73,9 @@ def save_state(
 ) -> None:
     """Write module, optimisers and more as one safetensors file; it replaces the old one whole."""
     tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
-    for first, optimiser in _numbered(optimisers):
+    for numbers, optimiser in _numbered(optimisers):
         for index, state in optimiser.state_dict()["state"].items():
-            name = f"optimiser.{first + index}"
+            name = f"optimiser.{numbers[index]}"
             tensors |= {f"{name}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors |= {f"extra.{k}": v for k, v in (extra or {}).items()}
     save_tensors(path, tensors, {"iteration": str(iteration)})
@@ -97,22 +97,19 @@ def load_state(
     for key, value in _part(tensors, "optimiser.").items():
         index, name = key.split(".", 1)
         states.setdefault(int(index), {})[name] = value
-    for first, optimiser in _numbered(optimisers):
-        own = {n: states[first + n] for n in range(_count(optimiser)) if first + n in states}
+    for numbers, optimiser in _numbered(optimisers):
+        own = {index: states[n] for index, n in enumerate(numbers) if n in states}
         optimiser.load_state_dict(optimiser.state_dict() | {"state": own})
     return int(read_metadata(file)["iteration"]), _part(tensors, "extra.")
 
 
-def _numbered(optimisers: Sequence[Optimizer]) -> Iterator[tuple[int, Optimizer]]:
-    """Every optimiser with the number of its first parameter, counted over all of them."""
+def _numbered(optimisers: Sequence[Optimizer]) -> Iterator[tuple[range, Optimizer]]:
+    """Every optimiser with the numbers of its parameters, counted over all optimisers."""
     first = 0
     for optimiser in optimisers:
-        yield first, optimiser
-        first += _count(optimiser)
-
-
-def _count(optimiser: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimiser.param_groups)
+        count = sum(len(group["params"]) for group in optimiser.param_groups)
+        yield range(first, first + count), optimiser
+        first += count
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

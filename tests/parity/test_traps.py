@@ -53,6 +53,15 @@ def velocity(policy: Policy, prefix: Prefix, given: Inputs) -> Tensor:
     return policy.predict(prefix, state, noise, torch.full((len(noise),), 0.6), policy.base_w())
 
 
+def with_padding(given: Inputs) -> Inputs:
+    """The same inputs with seven masked tokens behind every prompt."""
+    return replace(
+        given,
+        tokens=np.pad(given.tokens, ((0, 0), (0, 7)), constant_values=5),
+        token_mask=np.pad(given.token_mask, ((0, 0), (0, 7))),
+    )
+
+
 def keys_of(policy: Policy, embedded: Tensor, prefix: Prefix) -> Tensor:
     """Keys and values that the language stack makes of embedded tokens, [B, L, 2, v, P, e]."""
     positions = (prefix.mask.cumsum(-1) - 1).clamp_min(0)
@@ -111,12 +120,7 @@ def test_a_masked_camera_takes_no_position(policy: Policy, given: Inputs) -> Non
 
 
 def test_padding_of_a_prompt_changes_nothing(policy: Policy, given: Inputs) -> None:
-    longer = replace(
-        given,
-        tokens=np.pad(given.tokens, ((0, 0), (0, 7)), constant_values=5),
-        token_mask=np.pad(given.token_mask, ((0, 0), (0, 7))),
-    )
-    short, long = prefix_of(policy, given), prefix_of(policy, longer)
+    short, long = prefix_of(policy, given), prefix_of(policy, with_padding(given))
     assert difference(velocity(policy, short, given), velocity(policy, long, given)) <= LIMIT
 
 
@@ -162,12 +166,7 @@ def test_two_models_of_a_process_share_no_w() -> None:
 
 def test_alignment_tokens_stand_right_behind_the_prefix(policy: Policy, given: Inputs) -> None:
     """In the fork they follow the action tokens in training, and nothing once they run alone."""
-    longer = replace(
-        given,
-        tokens=np.pad(given.tokens, ((0, 0), (0, 7)), constant_values=5),
-        token_mask=np.pad(given.token_mask, ((0, 0), (0, 7))),
-    )
-    short, long = prefix_of(policy, given), prefix_of(policy, longer)
+    short, long = prefix_of(policy, given), prefix_of(policy, with_padding(given))
     assert torch.equal(policy.alignment.positions(short)[:, 0], short.mask.sum(-1))
     actions = torch.from_numpy(given.noise)[:, : policy.config.stride]
     one, other = (
